@@ -1,0 +1,31 @@
+"""What can go wrong with a store, as classes that say what to do next.
+
+Every class is both a `StoreError` and the builtin that fits, so that an outside analysis may catch either.
+"""
+
+
+class StoreError(Exception):
+    """Base of everything this library raises on purpose."""
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """There is no committed store at the path."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class StoreDamagedError(StoreError, ValueError):
+    """Bytes on disk disagree with the commit record or with their checksum."""
+
+
+class StoreLockedError(StoreError, RuntimeError):
+    """Another process is writing to the store."""
+
+
+class StoreMismatchError(StoreError, ValueError):
+    """The store holds something else than what is offered or asked for."""
+
+
+class RowsMissingError(StoreError, LookupError):
+    """Rows were asked for that the store does not hold."""
