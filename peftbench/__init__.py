@@ -1,0 +1,40 @@
+"""Which pretrained model, adapted how, predicts the outcome of your chest X-rays best, and is the difference real?
+
+Every verb of the command line is a function here: `prepare`, `extract`, `probe`, `report`, `list`, `doctor`.
+Importing the package imports nothing heavy; torch is needed by `extract` alone.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peftbench.benchmark.catalogue import list_names as list  # noqa: A004 - the verb's name
+    from peftbench.benchmark.doctor import doctor
+    from peftbench.cohorts.prepare import prepare
+    from peftbench.errors import PeftbenchError
+    from peftbench.extraction.extract import extract
+    from peftbench.probing.probe import probe
+    from peftbench.reporting.report import report
+
+__all__ = ["PeftbenchError", "doctor", "extract", "list", "prepare", "probe", "report"]
+
+_HOMES = {
+    "PeftbenchError": ("peftbench.errors", "PeftbenchError"),
+    "doctor": ("peftbench.benchmark.doctor", "doctor"),
+    "extract": ("peftbench.extraction.extract", "extract"),
+    "list": ("peftbench.benchmark.catalogue", "list_names"),
+    "prepare": ("peftbench.cohorts.prepare", "prepare"),
+    "probe": ("peftbench.probing.probe", "probe"),
+    "report": ("peftbench.reporting.report", "report"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'peftbench' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> "list[str]":  # type: ignore[valid-type]
+    return sorted(__all__)

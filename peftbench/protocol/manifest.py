@@ -1,0 +1,88 @@
+"""The manifest: a cohort's table, one row an image.
+
+It holds pseudonyms, labels and digests; no identifier of the raw data. Pixels are found by `image_digest` in the
+image store, features by the same digest in any feature store.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from peftbench.errors import NotPreparedError
+from stores.atomic import write_atomic
+from stores.keys import digest_of, file_digest
+
+REQUIRED = ("sample_id", "patient_id", "center", "view", "acquired", "file_digest", "image_digest")
+"""Columns that every manifest has; a cohort's labels and covariates stand beside them."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A cohort's table.
+
+    Attributes:
+        cohort: its name.
+        frame: one row an image, sorted by patient, then by order of acquisition, then as in the raw table. Columns:
+            `sample_id`, `patient_id` (pseudonyms), `center`, `view` (AP, PA, or empty where unknown), `acquired`
+            (days, increasing in a patient), `file_digest` (of the raw file's bytes), `image_digest` (of the
+            canonical pixels), then labels and covariates.
+    """
+
+    cohort: str
+    frame: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        absent = [column for column in REQUIRED if column not in self.frame.columns]
+        if absent:
+            raise ValueError(f"a manifest needs the columns {absent}; it has {list(self.frame.columns)}")
+        if self.frame["sample_id"].duplicated().any():
+            raise ValueError("sample_id is not unique in the manifest")
+
+    def write(self, path: Path) -> None:
+        """Save as Parquet, all or nothing."""
+        buffer = io.BytesIO()
+        self.frame.to_parquet(buffer, index=False)
+        write_atomic(path, buffer.getvalue())
+
+    @classmethod
+    def read(cls, cohort: str, path: Path) -> "Manifest":
+        """The manifest that `prepare` left.
+
+        Raises:
+            NotPreparedError: the cohort was not prepared in this workspace, or its manifest is damaged.
+        """
+        if not path.is_file():
+            raise NotPreparedError(
+                f"the cohort {cohort!r} is not prepared in this workspace: "
+                f"run `peftbench prepare {cohort} --raw DIR` first"
+            )
+        try:
+            return cls(cohort, pd.read_parquet(path))
+        except ValueError as error:
+            raise NotPreparedError(
+                f"the manifest {path} is damaged ({str(error).splitlines()[0]}): "
+                f"run `peftbench prepare {cohort} --raw DIR` again"
+            ) from error
+
+
+def pseudonym(cohort: str, kind: str, raw_id: str) -> str:
+    """The name under which a patient or a sample appears in everything that is written.
+
+    It depends on the cohort and the raw identifier alone, so that a cohort which grows keeps its names; whoever
+    holds the raw data can recompute it. It hides nothing from somebody who can guess the raw identifier, and so is
+    for identifiers that are pseudonyms already, as in published cohorts.
+
+    Args:
+        cohort: its name.
+        kind: `patient` or `sample`.
+        raw_id: as in the raw table.
+    """
+    return f"{kind[0]}-{digest_of(['pseudonym', cohort, kind, raw_id])[:12]}"
+
+
+def source_digest(file: Path, policy: str) -> tuple[str, str]:
+    """Digest of a file's bytes, and digest of those bytes under a pixel policy (what an image store looks up)."""
+    content = file_digest(file)
+    return content, digest_of(["source", content, policy])

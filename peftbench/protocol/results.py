@@ -1,0 +1,155 @@
+"""What the verbs answer: the objects behind `--json`, in the shape that is kept stable."""
+
+import math
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+
+class Result(BaseModel):
+    """Base of all answers: frozen, and printable as one line of JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer as JSON's types; what is not a number (NaN) becomes null."""
+        value: dict[str, Any] = json_ready(self.model_dump(mode="python"))
+        return value
+
+
+class RejectedFile(Result):
+    """A file that `prepare` left out, and why."""
+
+    file: str
+    reason: str
+
+
+class TaskCounts(Result):
+    """Size of a task: images, patients, and images with the event."""
+
+    images: int
+    patients: int
+    events: int
+
+
+class PrepareResult(Result):
+    """What `prepare` found."""
+
+    cohort: str
+    images: int
+    patients: int
+    centers: int
+    rejected: list[RejectedFile]
+    tasks: dict[str, TaskCounts]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row a task: images, patients, events."""
+        return pd.DataFrame({name: counts.model_dump() for name, counts in self.tasks.items()}).T
+
+
+class ExtractRow(Result):
+    """What `extract` did for one backbone.
+
+    Attributes:
+        cohort: whose images.
+        backbone: as named, with `@random:SEED` for untrained weights.
+        total: distinct images of the cohort.
+        embedded: computed now.
+        reused: found in the store.
+        dim: length of an embedding.
+        seconds: of reading, transforming and the forward pass (0 where nothing was computed).
+        images_per_second: `embedded` by `seconds`.
+        store: path of the feature store.
+    """
+
+    cohort: str
+    backbone: str
+    total: int
+    embedded: int
+    reused: int
+    dim: int
+    seconds: float
+    images_per_second: float
+    store: str
+
+
+class ProbeRow(Result):
+    """The score of one backbone under one probe, over folds and draws.
+
+    Attributes:
+        task: the question.
+        backbone: as named; `control:view` for the probe that sees only the view.
+        probe: e.g. `logistic`.
+        regime: how much of the training part was used.
+        scheme: how patients were divided.
+        folds: number of folds.
+        shots: images a class of a few-shot regime, else null.
+        draws: support sets a fold.
+        mcc_mean, mcc_std, pr_auc_mean, pr_auc_std: over the folds' test parts, in the task's unit.
+        prevalence: share of the units with the event: the chance level of PR-AUC.
+        record: path of the record.
+    """
+
+    task: str
+    backbone: str
+    probe: str
+    regime: str
+    scheme: str
+    folds: int
+    shots: int | None
+    draws: int
+    mcc_mean: float
+    mcc_std: float
+    pr_auc_mean: float
+    pr_auc_std: float
+    prevalence: float
+    record: str
+
+
+class ExtractResult(Result):
+    """What `extract` did, one row a backbone."""
+
+    results: list[ExtractRow]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The rows as a frame."""
+        return pd.DataFrame([row.model_dump() for row in self.results])
+
+
+class ProbeResult(Result):
+    """The scores of `probe`, one row a task and backbone, controls among them."""
+
+    results: list[ProbeRow]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The rows as a frame."""
+        return pd.DataFrame([row.model_dump() for row in self.results])
+
+
+class ReportResult(Result):
+    """Where `report` wrote.
+
+    Attributes:
+        records: how many records the report shows.
+        tables: paths of the tables (Markdown, CSV).
+        html: path of the page.
+    """
+
+    records: int
+    tables: list[str]
+    html: str
+
+
+def json_ready(value: Any) -> Any:
+    """A value of dicts, lists and scalars with NaN and infinity as None, which JSON has a word for."""
+    if isinstance(value, dict):
+        return {key: json_ready(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,158 @@
+"""Tasks: a question asked of a cohort, as a declaration; and the rows that it uses, with the reasons for the rest."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from peftbench.errors import PeftbenchError
+from peftbench.protocol.manifest import Manifest
+from stores.keys import digest_of
+
+Unit = Literal["image", "patient"]
+
+
+class EmptyTaskError(PeftbenchError, ValueError):
+    """No row of the cohort is left for the task."""
+
+
+class RowRule(BaseModel):
+    """A reason to leave rows of the manifest out.
+
+    Attributes:
+        column: of the manifest.
+        reason: why a row that fails is left out, as printed in the flow of exclusions.
+        minimum: keep rows whose value is at least this.
+        values: keep rows whose value is one of these.
+        keep_missing: whether rows without a value stay.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    column: str
+    reason: str
+    minimum: float | None = None
+    values: tuple[str, ...] | None = None
+    keep_missing: bool = False
+
+    def keeps(self, frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
+        """Which rows stay, as a boolean vector."""
+        column = frame[self.column]
+        kept: npt.NDArray[np.bool_] = column.notna().to_numpy(dtype=bool, copy=True)
+        if self.minimum is not None:
+            kept &= (column >= self.minimum).to_numpy(dtype=bool)
+        if self.values is not None:
+            kept &= column.isin(self.values).to_numpy(dtype=bool)
+        if self.keep_missing:
+            kept |= column.isna().to_numpy(dtype=bool)
+        return kept
+
+
+class Task(BaseModel):
+    """A question asked of a cohort.
+
+    Attributes:
+        name: e.g. `HAN_icu`.
+        cohort: whose manifest it reads.
+        question: in a sentence.
+        label: column of the manifest.
+        event: the value of the label that is the positive class, always the adverse outcome.
+        outcome: what the event is, comparable across cohorts (`icu`, `death`, `severity`).
+        unit: what a headline score counts: images, or patients (mean score of a patient's images).
+        rules: rows to leave out.
+        first_image_only: keep the earliest image of each patient.
+        scheme: how patients are divided: `5-fold` (60/20/20, as many folds as the events allow).
+        caveat: what a reader must know before believing a score.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    cohort: str
+    question: str
+    label: str
+    event: str
+    outcome: str
+    unit: Unit = "image"
+    rules: tuple[RowRule, ...] = ()
+    first_image_only: bool = False
+    scheme: Literal["5-fold"] = "5-fold"
+    caveat: str = ""
+
+
+class Exclusion(NamedTuple):
+    """So many images left out, and why."""
+
+    reason: str
+    images: int
+
+
+class TaskRows(NamedTuple):
+    """What a task uses of a cohort.
+
+    Attributes:
+        task: the question.
+        frame: its rows of the manifest, in the manifest's order, with `event` (0 or 1) as a column.
+        exclusions: why the other rows are left out, in the order in which the rules were applied.
+    """
+
+    task: Task
+    frame: pd.DataFrame
+    exclusions: tuple[Exclusion, ...]
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return len(self.frame)
+
+    @property
+    def patients(self) -> int:
+        """Number of patients."""
+        return int(self.frame["patient_id"].nunique())
+
+    @property
+    def events(self) -> int:
+        """Images with the event."""
+        return int(self.frame["event"].sum())
+
+    @property
+    def event_patients(self) -> int:
+        """Patients with the event in at least one image."""
+        return int(self.frame.loc[self.frame["event"] == 1, "patient_id"].nunique())
+
+    @property
+    def prevalence(self) -> float:
+        """Share of images with the event."""
+        return self.events / self.images
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the task's rows: who, which picture, which label."""
+        columns = ["sample_id", "patient_id", "view", "image_digest", "event"]
+        return digest_of([self.task.name, self.frame[columns].astype(str).to_numpy().tolist()])
+
+
+def rows_of(task: Task, manifest: Manifest) -> TaskRows:
+    """The rows of a manifest that a task uses, and why the others are left out.
+
+    Raises:
+        EmptyTaskError: none is left.
+    """
+    frame = manifest.frame
+    exclusions = []
+    for rule in (RowRule(column=task.label, reason="no label"), *task.rules):
+        kept = rule.keeps(frame)
+        exclusions.append(Exclusion(rule.reason, int((~kept).sum())))
+        frame = frame.loc[kept]
+    if task.first_image_only:
+        later = frame["patient_id"].duplicated().to_numpy(dtype=bool)
+        exclusions.append(Exclusion("not the patient's first image", int(later.sum())))
+        frame = frame.loc[~later]
+    if frame.empty:
+        told = "; ".join(f"{each.reason}: {each.images}" for each in exclusions)
+        raise EmptyTaskError(f"the task {task.name!r} has no image left of cohort {task.cohort!r} ({told})")
+    events = (frame[task.label].astype(str) == task.event).astype(np.int64)
+    frame = frame.assign(event=events).reset_index(drop=True)
+    return TaskRows(task, frame, tuple(each for each in exclusions if each.images))
