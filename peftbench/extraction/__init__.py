@@ -1,0 +1,1 @@
+"""Images to stored features: every image once, ever, per backbone and recipe."""

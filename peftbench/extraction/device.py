@@ -1,0 +1,69 @@
+"""Where the forward pass runs and in what precision."""
+
+from contextlib import AbstractContextManager
+from typing import Literal, get_args
+
+import torch
+
+from peftbench.errors import ConfigError, DeviceError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the first GPU, else the processor.
+
+    Raises:
+        DeviceError: the name is unknown, or there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"unknown device {name!r}: expected auto, cpu, cuda or cuda:0, cuda:1, ...") from error
+    if device.type not in {"cpu", "cuda"}:
+        raise DeviceError(f"the device {name!r} is not supported: expected auto, cpu, cuda or cuda:0, cuda:1, ...")
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise DeviceError(
+            f"the device {name!r} was asked for and there are {count} CUDA devices here: "
+            "use --device auto or --device cpu; `peftbench doctor` shows what there is"
+        )
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> Precision:
+    """The precision of that name; `auto` is bf16 where the hardware computes in it, else fp32.
+
+    Raises:
+        ConfigError: the name is unknown.
+        DeviceError: the device cannot compute in it.
+    """
+    if name == "auto":
+        return "bf16" if has_bf16(device) else "fp32"
+    for precision in get_args(Precision):
+        if name == precision:
+            if name == "fp16" and device.type == "cpu":
+                raise DeviceError("fp16 needs a GPU; on the processor use --precision bf16, fp32 or auto")
+            chosen: Precision = precision
+            return chosen
+    raise ConfigError(f"unknown precision {name!r}: expected auto, fp32, bf16 or fp16")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 in hardware (emulated, it is slower than fp32)."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    return capabilities != "DEFAULT" and bool(torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001 - no public name
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """The context in which a forward pass has that precision; fp32 is exact fp32 (no TF32)."""
+    if precision == "fp32":
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+    return torch.autocast(device.type, dtype=_DTYPES[precision], enabled=precision != "fp32")

@@ -1,0 +1,149 @@
+"""The verb `extract`: a prepared cohort's images to stored features."""
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from peftbench.backbones.loading import Encoder, library_versions, load_encoder
+from peftbench.backbones.registry import BackboneSpec, parse_backbone
+from peftbench.cohorts.registry import get_cohort
+from peftbench.errors import ConfigError, NotPreparedError
+from peftbench.extraction.device import Precision, pick_device, pick_precision
+from peftbench.extraction.embed import Engine, embed_missing
+from peftbench.protocol.manifest import Manifest
+from peftbench.protocol.progress import Progress, Silent
+from peftbench.protocol.results import ExtractResult, ExtractRow
+from peftbench.protocol.workspace import Workspace
+from stores.errors import StoreDamagedError
+from stores.features import FeatureStore
+from stores.images import ImageStore
+from stores.keys import FeatureRecipe
+
+BATCH_SIZE = 16
+"""Pictures in a forward pass unless stated: on a processor larger ones are no faster."""
+
+GPU_BATCH_SIZE = 128
+
+DTYPE = "float32"
+"""Of stored features."""
+
+
+def extract(
+    cohort: str,
+    backbone: str | Sequence[str],
+    *,
+    workspace: str | Path | Workspace | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> ExtractResult:
+    """Embed a prepared cohort's images with frozen backbones; images embedded before are reused.
+
+    Args:
+        cohort: name of a prepared cohort.
+        backbone: name or names (`peftbench.list("backbones")`); `NAME@random:SEED` for untrained weights.
+        workspace: folder that peftbench writes to; by default PEFTBENCH_WORKSPACE, else `./workspace`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: of the forward pass: `auto` (bf16 where the hardware has it), `fp32`, `bf16` or `fp16`.
+        batch_size: pictures in a forward pass.
+        progress: who is told how far it is.
+
+    Raises:
+        UnknownNameError: there is no such cohort or backbone.
+        NotPreparedError: the cohort was not prepared.
+        WeightsError: pretrained weights are absent or do not fit.
+        DeviceError: the device or the precision is not to be had.
+        StoreLockedError: another process is writing the same features.
+    """
+    get_cohort(cohort)
+    specs = [parse_backbone(name) for name in dict.fromkeys([backbone] if isinstance(backbone, str) else backbone)]
+    if not specs:
+        raise ConfigError("no backbone named: give at least one with --backbone; `peftbench list backbones` shows all")
+    where = pick_device(device)
+    exactness = pick_precision(precision, where)
+    size = batch_size if batch_size is not None else (GPU_BATCH_SIZE if where.type == "cuda" else BATCH_SIZE)
+    if size < 1:
+        raise ConfigError(f"--batch-size is {size}, expected at least 1")
+    place, told = Workspace.at(workspace), progress or Silent()
+    manifest = Manifest.read(cohort, place.manifest(cohort))
+    place.ensure_writable()
+    pictures = open_pictures(place, cohort)
+    rows = [_extract_one(spec, manifest, pictures, place, where, exactness, size, told) for spec in specs]
+    return ExtractResult(results=rows)
+
+
+def open_pictures(place: Workspace, cohort: str) -> ImageStore:
+    """The image store that the cohort's card names.
+
+    Raises:
+        NotPreparedError: the card is missing or damaged.
+    """
+    try:
+        name = str(json.loads(place.card(cohort).read_text())["image_store"])
+    except (OSError, ValueError, KeyError) as error:
+        raise NotPreparedError(
+            f"the card {place.card(cohort)} cannot be read ({error}): run `peftbench prepare {cohort} --raw DIR` again"
+        ) from error
+    return ImageStore.open(place.images(cohort, name))
+
+
+def recipe_of(encoder: Encoder, device: torch.device, precision: Precision) -> FeatureRecipe:
+    """Everything that changes the bytes of this encoder's features."""
+    card = encoder.card
+    return FeatureRecipe(
+        architecture=card.architecture,
+        weights=encoder.weights_digest,
+        transform=str(card.transform),
+        output=card.output,
+        dtype=DTYPE,
+        precision=precision,
+        device=device.type,
+        libraries=library_versions(card),
+    )
+
+
+def _extract_one(
+    spec: BackboneSpec,
+    manifest: Manifest,
+    pictures: ImageStore,
+    place: Workspace,
+    device: torch.device,
+    precision: Precision,
+    batch_size: int,
+    told: Progress,
+) -> ExtractRow:
+    encoder = load_encoder(spec)
+    recipe = recipe_of(encoder, device, precision)
+    store = FeatureStore.create(place.features(spec.name, recipe.key), recipe, spec.card.embedding)
+    images = list(dict.fromkeys(manifest.frame["image_digest"].tolist()))
+    seconds, embedded = 0.0, 0
+    with ExitStack() as stack:
+        if store.missing(images):
+            stack.enter_context(store.writing())
+            missing = store.missing(images)
+            embedded = len(missing)
+            told.start(f"embedding {manifest.cohort} with {spec.title} ({precision}, {device})", embedded)
+            engine = Engine(encoder, device, precision, batch_size)
+            seconds = embed_missing(engine, pictures, store, missing, told)
+    _assert_complete(store, images)
+    return ExtractRow(
+        cohort=manifest.cohort,
+        backbone=spec.name,
+        total=len(images),
+        embedded=embedded,
+        reused=len(images) - embedded,
+        dim=store.dim,
+        seconds=seconds,
+        images_per_second=embedded / seconds if seconds else 0.0,
+        store=str(store.folder),
+    )
+
+
+def _assert_complete(store: FeatureStore, images: Sequence[str]) -> None:
+    lacking = store.missing(images)
+    if lacking:
+        raise StoreDamagedError(f"{len(lacking)} images have no row in {store.folder} after extraction: run it again")

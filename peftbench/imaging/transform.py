@@ -1,0 +1,135 @@
+"""Canonical pixels to a backbone's input, described by one readable string that is part of the feature's key.
+
+Resizing works on 8-bit pixels (what torchvision does to a PIL image or a uint8 tensor), normalisation on a whole
+batch. Extraction and training use the same class, so a stored feature and a streamed one mean the same.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+CHANNELS_AT_ONCE = 4
+"""Interleaved channels that torch resizes by its vectorised path."""
+
+_TEXT = re.compile(
+    r"resize\((?P<resize>\d+),(?P<interpolation>bilinear|bicubic),antialias\)\|centercrop\((?P<crop>\d+)\)"
+    r"\|rgb\|normalize\(mean=(?P<mean>[\d.,]+);std=(?P<std>[\d.,]+)\)"
+)
+
+
+@dataclass(frozen=True)
+class InputTransform:
+    """Resize the shorter side, cut out the centre, repeat grey as RGB, scale to [0, 1], normalise.
+
+    Attributes:
+        resize: length of the shorter side after resizing, in pixels.
+        crop: side of the square centre that is kept, in pixels.
+        interpolation: of the resize, always with antialiasing.
+        mean: of each channel, subtracted.
+        std: of each channel, divided by.
+    """
+
+    resize: int
+    crop: int
+    interpolation: Interpolation
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __str__(self) -> str:
+        mean, std = (",".join(map(repr, values)) for values in (self.mean, self.std))
+        return (
+            f"resize({self.resize},{self.interpolation},antialias)|centercrop({self.crop})"
+            f"|rgb|normalize(mean={mean};std={std})"
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> "InputTransform":
+        """The transform that a string describes.
+
+        Raises:
+            ValueError: the string is not of that form.
+        """
+        found = _TEXT.fullmatch(text)
+        if not found:
+            raise ValueError(f"not an input transform: {text!r}; expected a form like {IMAGENET}")
+        red, green, blue = map(float, found["mean"].split(","))
+        deviations = tuple(map(float, found["std"].split(",")))
+        interpolation: Interpolation = "bicubic" if found["interpolation"] == "bicubic" else "bilinear"
+        if len(deviations) != 3:
+            raise ValueError(f"expected three standard deviations in {text!r}")
+        return cls(int(found["resize"]), int(found["crop"]), interpolation, (red, green, blue), deviations)
+
+    def resized_extent(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after resizing: the shorter side exact, the longer one cut to whole pixels."""
+        if height <= width:
+            return self.resize, int(self.resize * width / height)
+        return int(self.resize * height / width), self.resize
+
+    def shape(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> "torch.Tensor":
+        """Canonical pictures, resized and cut.
+
+        torch resizes interleaved channels of 8 bits several at a time. Grey pictures of the same extent therefore
+        travel as the channels of one; each comes out as it would alone, to the bit.
+
+        Args:
+            pictures: (height, width) each, uint8; extents may differ.
+
+        Returns:
+            (pictures, crop, crop) uint8.
+        """
+        import torch  # noqa: PLC0415 - the module must import without torch
+
+        shaped = torch.empty((len(pictures), self.crop, self.crop), dtype=torch.uint8)
+        for rows in _packs([picture.shape for picture in pictures]):
+            shaped[rows] = self._resize([torch.from_numpy(pictures[row]) for row in rows])
+        return shaped
+
+    def _resize(self, pack: "list[torch.Tensor]") -> "torch.Tensor":
+        import torch  # noqa: PLC0415
+        from torch.nn import functional  # noqa: PLC0415
+
+        # Two channels have no fast path in torch, three and four do.
+        filled = [*pack, pack[-1]] if len(pack) == 2 else pack
+        target = self.resized_extent(*pack[0].shape)
+        channels = torch.stack(filled, dim=-1).permute(2, 0, 1)[None]
+        resized = functional.interpolate(channels, size=target, mode=self.interpolation, antialias=True)[0]
+        top, left = (round((length - self.crop) / 2) for length in target)
+        return resized[: len(pack), top : top + self.crop, left : left + self.crop]
+
+    def normalise(self, batch: "torch.Tensor", out: "torch.Tensor") -> "torch.Tensor":
+        """Shaped pictures as model input.
+
+        Args:
+            batch: (pictures, crop, crop) uint8.
+            out: (pictures, 3, crop, crop), float, overwritten and returned.
+        """
+        grey = batch.float()
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+            out[:, channel] = grey * (1.0 / (255.0 * std)) - mean / std
+        return out
+
+
+def _packs(extents: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
+    """Positions of equal extents, at most `CHANNELS_AT_ONCE` together."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for position, extent in enumerate(extents):
+        alike.setdefault(extent, []).append(position)
+    for positions in alike.values():
+        for start in range(0, len(positions), CHANNELS_AT_ONCE):
+            yield positions[start : start + CHANNELS_AT_ONCE]
+
+
+IMAGENET = InputTransform(256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""What torchvision's ImageNet classifiers were trained on."""
+
+HALF = InputTransform(256, 224, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+"""What TensorFlow's EfficientNet-Lite was trained on."""
