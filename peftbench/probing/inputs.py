@@ -1,0 +1,122 @@
+"""What a probe reads: stored features of a task's images, or what a control is allowed to see."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from peftbench.backbones.registry import CARDS
+from peftbench.errors import NotPreparedError, unknown_name
+from peftbench.protocol.progress import Progress
+from peftbench.protocol.tasks import TaskRows
+from peftbench.protocol.workspace import Workspace
+from stores.errors import StoreNotFoundError
+from stores.features import FeatureStore
+from stores.keys import digest_of
+from stores.rows import COMMIT_FILE
+
+VIEWS = ("AP", "PA")
+"""Views that the view control tells apart; all others are one more."""
+
+VIEW_CONTROL = "control:view"
+
+
+class ProbeInput(NamedTuple):
+    """A matrix to probe.
+
+    Attributes:
+        name: of the backbone, or `control:...`.
+        matrix: (images, d), rows as the task's.
+        identity: key of the feature store, or a digest of what the control sees.
+        origin: for the record's provenance.
+    """
+
+    name: str
+    matrix: npt.NDArray[np.floating]
+    identity: str
+    origin: dict[str, Any]
+
+
+def view_control(rows: TaskRows) -> ProbeInput:
+    """The control that sees only how the patient was filmed: one column a view, 0 or 1."""
+    view = rows.frame["view"].fillna("").to_numpy(dtype=str)
+    matrix = np.stack([*(view == name for name in VIEWS), ~np.isin(view, VIEWS)], axis=1).astype(np.float64)
+    origin = {"columns": [f"view is {name}" for name in VIEWS] + ["view is another or unknown"]}
+    return ProbeInput(VIEW_CONTROL, matrix, digest_of(["control", "view", list(VIEWS)]), origin)
+
+
+def stored_features(
+    rows: TaskRows, backbone: str, place: Workspace, told: Progress, pin: str | None = None
+) -> ProbeInput:
+    """A backbone's stored features of a task's images.
+
+    Args:
+        rows: the task's rows.
+        backbone: as named to `extract`.
+        place: the workspace.
+        told: hears which store was taken where several would serve.
+        pin: start of the key of the store to take.
+
+    Raises:
+        NotPreparedError: no store holds all the images; the message names the command that makes one.
+        StoreDamagedError: the store's bytes are not sound.
+    """
+    images = rows.frame["image_digest"].tolist()
+    candidates = complete_stores(place, backbone, images, rows.task.cohort, pin)
+    if len(candidates) > 1:
+        told.note(
+            f"{len(candidates)} feature stores of {backbone} hold all images of {rows.task.name}: "
+            f"taking the newest, {candidates[0].recipe.key[:16]} ({candidates[0].recipe.precision}, "
+            f"{candidates[0].recipe.device}); name another with --features KEY"
+        )
+    store = candidates[0]
+    return ProbeInput(backbone, store.load(images).matrix, store.recipe.key, {"recipe": store.recipe.to_json()})
+
+
+def complete_stores(
+    place: Workspace, backbone: str, images: Sequence[str], cohort: str, pin: str | None = None
+) -> list[FeatureStore]:
+    """Feature stores of a backbone that hold all the images, the newest first.
+
+    Raises:
+        NotPreparedError: there is none.
+    """
+    command = f"run `peftbench extract {cohort} --backbone {backbone}`"
+    folders = [path.parent for path in place.features_of(backbone).glob(f"*/{COMMIT_FILE}")]
+    if not folders:
+        _explain_absence(place, backbone, command)
+    chosen = [folder for folder in folders if folder.name.startswith((pin or "")[:16])]
+    if not chosen:
+        raise NotPreparedError(
+            f"no feature store of {backbone!r} has a key that starts with {pin!r}: "
+            f"there are {', '.join(sorted(folder.name for folder in folders))}"
+        )
+    newest = sorted(chosen, key=lambda folder: (-_committed(folder), folder.name))
+    opened = [FeatureStore.open(folder) for folder in newest]
+    complete = [store for store in opened if not store.missing(images)]
+    if not complete:
+        least = min(len(store.missing(images)) for store in opened)
+        raise NotPreparedError(
+            f"the stored features of {backbone!r} lack {least} of the {len(set(images))} images needed of cohort "
+            f"{cohort!r}: {command} again; it embeds what is missing"
+        )
+    return complete
+
+
+def _committed(folder: Path) -> int:
+    try:
+        return (folder / COMMIT_FILE).stat().st_mtime_ns
+    except FileNotFoundError as error:
+        raise StoreNotFoundError(f"the store {folder} has just vanished: run the command again") from error
+
+
+def _explain_absence(place: Workspace, backbone: str, command: str) -> None:
+    name = backbone.partition("@")[0]
+    if name not in CARDS:
+        raise unknown_name("backbone", name, CARDS, "peftbench list backbones")
+    folder = place.root / "features"
+    present = sorted(each.name for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
+    held = f" (there are features of {', '.join(present)})" if present else ""
+    raise NotPreparedError(f"no features of {backbone!r} are stored in this workspace{held}: {command} first")
