@@ -1,0 +1,5 @@
+"""`python -m cli` is `peftbench`."""
+
+from cli.main import main
+
+main()

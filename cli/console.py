@@ -1,0 +1,165 @@
+"""What a verb says: progress and notes on stderr, the answer on stdout, an error as one sentence."""
+
+import errno
+import json
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import typer
+
+USER_ERROR = 2
+INTERRUPTED = 130
+TERMINATED = 143
+
+_OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, turned into what Ctrl-C raises: the same code saves what is done."""
+
+
+@contextmanager
+def reported(*, debug: bool) -> Iterator[None]:
+    """Turn whatever goes wrong in the block into one message on stderr and an exit code; no traceback.
+
+    2 for everything the user can mend, 130 for Ctrl-C, 143 for SIGTERM.
+    """
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if debug:
+            raise
+        say("interrupted: what was finished is kept; run the same command again to go on")
+        raise typer.Exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED) from stop
+    except Exception as error:
+        message = sentence(error)
+        if debug or not message:
+            raise
+        say(f"error: {message}")
+        raise typer.Exit(USER_ERROR) from error
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def sentence(error: Exception) -> str:
+    """The message for an error that the user can mend; empty for one that is a defect of the program."""
+    from peftbench.errors import PeftbenchError
+    from stores.errors import StoreError
+
+    if isinstance(error, PeftbenchError | StoreError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in _OUT_OF_SPACE:
+        where = f" at {error.filename}" if error.filename else ""
+        return (
+            f"no space left{where} ({error.strerror}): what was committed is kept; free some space "
+            "or name another --workspace, then run the same command again"
+        )
+    if isinstance(error, PermissionError):
+        return f"no permission for {error.filename}: change its rights, or name another --workspace"
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return f"{error.filename} lies on a read-only file system: name another --workspace"
+    return ""
+
+
+def answer(value: Mapping[str, Any], *, as_json: bool, table: "Table | None" = None) -> None:
+    """Print a verb's answer: one line of JSON, or a table."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.flush()
+    elif table is not None:
+        table.show()
+
+
+def say(message: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number for people; a dash where there is none."""
+    return "-" if value is None or value != value else f"{value:.{digits}f}"  # noqa: PLR0124 - NaN
+
+
+def spread(mean: float, std: float) -> str:
+    """Mean and standard deviation for people."""
+    return number(mean) if std != std else f"{number(mean)} ± {number(std)}"  # noqa: PLR0124 - NaN
+
+
+class Table:
+    """A table on stdout; columns whose name starts with > are right-aligned."""
+
+    def __init__(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        self.title = title
+        self.columns = columns
+        self.rows = rows
+
+    def show(self) -> None:
+        """Print it."""
+        from rich.console import Console
+        from rich.table import Table as RichTable
+
+        table = RichTable(title=self.title or None, title_justify="left", title_style="bold")
+        for column in self.columns:
+            table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+        for row in self.rows:
+            table.add_row(*row)
+        console = Console(markup=False)
+        # A pipe has no width; a table that is cut there is of no use to anybody.
+        Console(markup=False, width=None if console.is_terminal else 200).print(table)
+
+
+class TerminalProgress:
+    """Bars on stderr with counts and the time left; where stderr is no terminal, a line a job."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True, markup=False)
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}", markup=False),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._job: Any = None
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def start(self, label: str, total: int) -> None:
+        """A job of `total` items begins."""
+        self._job = self._bars.add_task(label, total=total, rate="")
+        if not self._console.is_terminal:
+            say(f"{label}: {total}")
+
+    def advance(self, count: int = 1) -> None:
+        """So many more items of the job are done."""
+        if self._job is None:
+            return
+        self._bars.advance(self._job, count)
+        speed = self._bars.tasks[self._job].speed
+        self._bars.update(self._job, rate=f"{speed:.1f}/s" if speed else "")
+
+    def note(self, message: str) -> None:
+        """Something that the user should read."""
+        if self._console.is_terminal:
+            self._bars.console.print(f"note: {message}", soft_wrap=True)
+        else:
+            say(f"note: {message}")
+
+
+def _terminate(_signal: int, _frame: object) -> None:
+    raise Terminated

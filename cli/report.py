@@ -1,0 +1,30 @@
+"""The verb `report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.console import TerminalProgress, answer, reported
+from cli.options import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption
+
+
+def report(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write to.", show_default="<workspace>/report")
+    ] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write the results of all records as Markdown, CSV and one self-contained HTML page."""
+    with reported(debug=debug):
+        import peftbench
+
+        with TerminalProgress() as progress:
+            result = peftbench.report(workspace=workspace, out=out, progress=progress)
+        if not as_json:
+            markdown = next(path for path in result.tables if path.endswith(".md"))
+            typer.echo(Path(markdown).read_text())
+            typer.echo(f"{result.records} records; the report is {result.html}")
+        answer(result.to_json(), as_json=as_json)

@@ -1,0 +1,1 @@
+"""What spans the rooms: the catalogue of everything that can be named, and the doctor."""

@@ -1,0 +1,217 @@
+"""Two figures of a task as inline SVG: every fold's MCC, and the gain over the control with its interval.
+
+Each row's title stands above its marks, so that a figure is as readable on a phone as on paper. Colours are classes of
+the page's style sheet; what a mark means is said by its shape as well.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from peftbench.reporting.content import Entry, Section
+from peftbench.reporting.sheets import apart_columns
+from peftbench.reporting.words import between, number
+
+WIDTH = 440.0
+"""Of a figure, in its own units; about one a pixel."""
+
+TITLE_LENGTH = 50
+"""Characters of a row's title that fit beside its value; the tables have it whole."""
+
+MARGIN = 18.0
+TITLE_HEIGHT = 22.0
+"""Of a row's title; the strip with its marks lies below, so that no line crosses the words."""
+
+STRIP_HEIGHT = 30.0
+ROW_GAP = 8.0
+ROW_HEIGHT = TITLE_HEIGHT + STRIP_HEIGHT + ROW_GAP
+AXIS_HEIGHT = 40.0
+DOT_SWAY = 2.6
+"""Folds are set apart vertically by this much, so that equal scores stay visible; the same fold at the same height."""
+
+STEPS = (0.05, 0.1, 0.2, 0.25, 0.5, 1.0)
+MOST_TICKS = 8
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A horizontal scale.
+
+    Attributes:
+        low: value at the left.
+        high: value at the right.
+        step: between ticks.
+    """
+
+    low: float
+    high: float
+    step: float
+
+    @classmethod
+    def over(cls, values: Iterable[float], limits: tuple[float, float]) -> "Axis":
+        """The tightest round scale that holds zero and the values (NaN left out), within limits."""
+        found = [min(max(value, limits[0]), limits[1]) for value in values if not math.isnan(value)] + [0.0]
+        low, high = min(found), max(found)
+        span = max(high - low, 0.2)
+        step = next((step for step in STEPS if span / step <= MOST_TICKS - 1), STEPS[-1])
+        bottom, top = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+        return cls(max(bottom, limits[0]), min(max(top, bottom + step), limits[1]), step)
+
+    def x(self, value: float) -> float:
+        """Position of a value, of one beyond the scale that of its end."""
+        inside = min(max(value, self.low), self.high)
+        return MARGIN + (WIDTH - 2 * MARGIN) * (inside - self.low) / (self.high - self.low)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Multiples of the step from end to end."""
+        first = math.ceil(self.low / self.step - 1e-9)
+        last = math.floor(self.high / self.step + 1e-9)
+        return [position * self.step for position in range(first, last + 1)]
+
+
+def folds_figure(section: Section) -> str:
+    """One row a record: a dot a fold, the mean as a bold mark, ± one standard deviation; the control as a band."""
+    axis = Axis.over((value for entry in section.entries for value in _reach(entry)), (-1.0, 1.0))
+    controls = [entry for entry in section.entries if entry.kind == "control"]
+    behind = _band(controls[0], axis) if len(controls) == 1 else ""
+    rows = [
+        _row(at, _row_title(section, entry, number(entry.mcc[0])), axis, [behind, *_folds_marks(entry, axis)])
+        for at, entry in enumerate(section.entries)
+    ]
+    told = "; ".join(f"{entry.title}: mean {number(entry.mcc[0])}" for entry in section.entries)
+    rows.append(_axis(axis, len(rows), "MCC of each fold's test part (0: chance)"))
+    return _svg(f"MCC by fold, {section.heading}", told, section.anchor + "-folds", rows)
+
+
+def gains_figure(section: Section) -> str:
+    """One row a backbone: the mean gain in MCC over the control and its 95 % interval; empty if there is no gain."""
+    entries = [entry for entry in section.entries if not math.isnan(entry.gain.mean)]
+    if not entries:
+        return ""
+    bounds = [each for entry in entries for each in (entry.gain.mean, entry.gain.low, entry.gain.high)]
+    axis = Axis.over(bounds, (-2.0, 2.0))
+    rows = [
+        _row(at, _row_title(section, entry, number(entry.gain.mean, signed=True)), axis, _gain_marks(entry, axis))
+        for at, entry in enumerate(entries)
+    ]
+    told = "; ".join(f"{entry.title}: {_gain_words(entry)}" for entry in entries)
+    rows.append(_axis(axis, len(rows), "Gain in MCC over the control (0: none)", signed=True))
+    return _svg(f"Gain over the control, {section.heading}", told, section.anchor + "-gain", rows)
+
+
+def _reach(entry: Entry) -> Sequence[float]:
+    mean, std = entry.mcc
+    return [*(value.mcc for value in entry.folds), mean, mean - std, mean + std]
+
+
+def _svg(title: str, description: str, name: str, body: Sequence[str]) -> str:
+    """A drawing of rows and, last, the axis."""
+    title_id, text_id = (escape(f"{name}-{part}") for part in ("title", "desc"))
+    height = (len(body) - 1) * ROW_HEIGHT + AXIS_HEIGHT
+    return (
+        f'<svg viewBox="0 0 {WIDTH:g} {height:g}" role="img" aria-labelledby="{title_id} {text_id}">'
+        f'<title id="{title_id}">{escape(title)}</title><desc id="{text_id}">{escape(description)}</desc>'
+        f"{''.join(body)}</svg>"
+    )
+
+
+def _row(at: int, title: str, axis: Axis, marks: Iterable[str]) -> str:
+    """A title and below it the strip with its grid and marks, drawn with the strip's middle at y = 0."""
+    top = at * ROW_HEIGHT
+    middle = top + TITLE_HEIGHT + STRIP_HEIGHT / 2
+    strip = f'<g transform="translate(0 {middle:g})">{_grid(axis)}{"".join(marks)}</g>'
+    return f'<g transform="translate(0 {top:g})">{title}</g>{strip}'
+
+
+def _grid(axis: Axis) -> str:
+    half = STRIP_HEIGHT / 2
+    lines = (
+        f'<line class="{"zero" if abs(tick) < 1e-9 else "grid"}" x1="{axis.x(tick):.1f}" x2="{axis.x(tick):.1f}" '
+        f'y1="{-half:g}" y2="{half:g}"/>'
+        for tick in axis.ticks
+    )
+    return "".join(lines)
+
+
+def _axis(axis: Axis, rows: int, label: str, *, signed: bool = False) -> str:
+    top = rows * ROW_HEIGHT - ROW_GAP
+    ends = f'x1="{axis.x(axis.low):.1f}" x2="{axis.x(axis.high):.1f}"'
+    ticks = [
+        f'<text class="tick" x="{axis.x(tick):.1f}" y="{top + 16:g}">{_tick(tick, signed=signed)}</text>'
+        for tick in axis.ticks
+    ]
+    line = f'<line class="base" {ends} y1="{top:g}" y2="{top:g}"/>'
+    return f'{line}{"".join(ticks)}<text class="axis" x="{WIDTH / 2:g}" y="{top + 36:g}">{escape(label)}</text>'
+
+
+def _tick(value: float, *, signed: bool) -> str:
+    if abs(value) < 1e-9:
+        return "0"
+    return number(value, signed=signed).removesuffix("0").removesuffix(".0")
+
+
+def _row_title(section: Section, entry: Entry, value: str) -> str:
+    told = "" if entry.kind == "control" else ", ".join(str(entry.row[each])[:8] for each in apart_columns(section))
+    aside = f'<tspan class="aside" dx="6">{escape(told)}</tspan>' if told else ""
+    room = TITLE_LENGTH - len(told)
+    title = entry.title if len(entry.title) <= room else entry.title[: room - 1] + "…"
+    return (
+        f'<text class="name" x="{MARGIN:g}" y="15">{escape(title)}{aside}</text>'
+        f'<text class="value" x="{WIDTH - MARGIN:g}" y="15">{escape(value)}</text>'
+    )
+
+
+def _folds_marks(entry: Entry, axis: Axis) -> list[str]:
+    mean, std = entry.mcc
+    bar = [] if math.isnan(std) else [_bar(axis, mean - std, mean + std, entry.kind)]
+    mark = [] if math.isnan(mean) else [_mark(entry, axis.x(mean))]
+    return [*bar, *_dots(entry, axis), *mark]
+
+
+def _dots(entry: Entry, axis: Axis) -> list[str]:
+    last = max((value.fold for value in entry.folds), default=0)
+    return [
+        f'<circle class="dot {entry.kind}" cx="{axis.x(value.mcc):.1f}" cy="{DOT_SWAY * (value.fold - last / 2):.1f}" '
+        f'r="3"><title>fold {value.fold + 1}: {number(value.mcc)}</title></circle>'
+        for value in entry.folds
+        if not math.isnan(value.mcc)
+    ]
+
+
+def _gain_marks(entry: Entry, axis: Axis) -> list[str]:
+    gain = entry.gain
+    bar = [] if math.isnan(gain.low) else [_bar(axis, gain.low, gain.high, entry.kind)]
+    return [*bar, _mark(entry, axis.x(gain.mean))]
+
+
+def _gain_words(entry: Entry) -> str:
+    gain = entry.gain
+    interval = "no interval" if math.isnan(gain.low) else f"95 % interval {between(gain.low, gain.high)}"
+    return f"{number(gain.mean, signed=True)}, {interval}"
+
+
+def _bar(axis: Axis, low: float, high: float, kind: str) -> str:
+    """A bar with caps; an end beyond the scale has no cap."""
+    caps = "".join(f"M{axis.x(value):.1f} -5v10" for value in (low, high) if axis.low <= value <= axis.high)
+    return f'<path class="bar {kind}" d="M{axis.x(low):.1f} 0H{axis.x(high):.1f}{caps}"/>'
+
+
+def _mark(entry: Entry, x: float) -> str:
+    if entry.kind == "control":
+        return f'<rect class="mean control" x="{x - 5.5:.1f}" y="-5.5" width="11" height="11"/>'
+    return f'<circle class="mean {entry.kind}" cx="{x:.1f}" cy="0" r="6"/>'
+
+
+def _band(control: Entry, axis: Axis) -> str:
+    mean, std = control.mcc
+    if math.isnan(mean):
+        return ""
+    half, x = STRIP_HEIGHT / 2, axis.x(mean)
+    line = f'<line class="reference" x1="{x:.1f}" x2="{x:.1f}" y1="{-half:g}" y2="{half:g}"/>'
+    if math.isnan(std):
+        return line
+    left, right = axis.x(mean - std), axis.x(mean + std)
+    shape = f'x="{left:.1f}" y="{-half:g}" width="{right - left:.1f}" height="{STRIP_HEIGHT:g}"'
+    return f'<rect class="band" {shape}/>{line}'

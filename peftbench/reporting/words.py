@@ -1,0 +1,89 @@
+"""Numbers and names as a reader sees them; the tables on disk keep full precision."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from peftbench.analysis.results import CONTROL_PREFIX
+from peftbench.backbones.registry import parse_backbone
+from peftbench.errors import ConfigError, UnknownNameError
+
+ABSENT = "\N{EN DASH}"
+"""Stands where there is no number; a footnote says why."""
+
+MINUS = "\N{MINUS SIGN}"
+
+CONTROL_TITLES = {"view": "view only (control)"}
+"""Title of each control, by its name without the prefix."""
+
+CONTROL_SENTENCES = {"view": "the control that sees only the view (AP or PA)"}
+"""Each control as a sentence names it."""
+
+RANDOM_MARK = "@random:"
+
+Kind = Literal["pretrained", "random", "control"]
+
+
+def kind_of(backbone: str) -> Kind:
+    """Whether a backbone is pretrained, untrained, or a control."""
+    if backbone.startswith(CONTROL_PREFIX):
+        return "control"
+    return "random" if RANDOM_MARK in backbone else "pretrained"
+
+
+def backbone_title(backbone: str) -> str:
+    """A backbone's title, its name where the registry does not know it; untrained weights are always said."""
+    if kind_of(backbone) == "control":
+        name = backbone.removeprefix(CONTROL_PREFIX)
+        return CONTROL_TITLES.get(name, f"{name} only (control)")
+    architecture, mark, seed = backbone.partition(RANDOM_MARK)
+    try:
+        title = parse_backbone(architecture).title
+    except (UnknownNameError, ConfigError):
+        title = architecture
+    return f"{title}, random weights (seed {seed})" if mark else title
+
+
+def control_phrase(backbone: str) -> str:
+    """A control as a sentence names it."""
+    name = backbone.removeprefix(CONTROL_PREFIX)
+    return CONTROL_SENTENCES.get(name, f"the control {name!r}")
+
+
+def number(value: float, *, signed: bool = False) -> str:
+    """Two decimals with a true minus sign, `ABSENT` for NaN; rounding never hides on which side of zero a value is."""
+    if math.isnan(value):
+        return ABSENT
+    size = abs(value)
+    text = f"{size:.2f}" if size >= 0.005 or size < 1e-9 else f"{size:.1g}"
+    if not float(text):
+        return text
+    return MINUS + text if value < 0 else f"+{text}" * signed or text
+
+
+def spread(mean: float, std: float) -> str:
+    """Mean ± standard deviation; the deviation is `ABSENT` where only one fold is left."""
+    return ABSENT if math.isnan(mean) else f"{number(mean)} ± {number(std)}"
+
+
+def between(low: float, high: float) -> str:
+    """The bounds of an interval."""
+    return f"{number(low)} to {number(high)}"
+
+
+def listed(items: Sequence[str]) -> str:
+    """Items as a sentence lists them: `a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def sentence(text: str) -> str:
+    """A remark as a sentence: a capital first, a full stop last."""
+    bare = text.strip()
+    if not bare:
+        return ""
+    return bare[0].upper() + bare[1:] + ("" if bare[-1] in ".!?" else ".")
+
+
+def plural(count: int, noun: str) -> str:
+    """A count and its noun: `1 image`, `2 images`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
