@@ -100,17 +100,22 @@ class Table:
 
     def show(self) -> None:
         """Print it."""
+        from rich import box
         from rich.console import Console
         from rich.table import Table as RichTable
 
-        table = RichTable(title=self.title or None, title_justify="left", title_style="bold")
+        table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
         for column in self.columns:
             table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
         for row in self.rows:
             table.add_row(*row)
         console = Console(markup=False)
-        # A pipe has no width; a table that is cut there is of no use to anybody.
-        Console(markup=False, width=None if console.is_terminal else 200).print(table)
+        if not console.is_terminal:
+            # A pipe has no width; a table that is cut there is of no use to anybody.
+            console = Console(markup=False, width=200)
+        if self.title:
+            console.print(self.title, style="bold", highlight=False)
+        console.print(table)
 
 
 class TerminalProgress:

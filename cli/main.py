@@ -5,6 +5,7 @@ import typer
 from cli.doctor import doctor
 from cli.extract import extract
 from cli.list import list_names
+from cli.phantom import phantom
 from cli.prepare import prepare
 from cli.probe import probe
 from cli.report import report
@@ -17,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.command("phantom")(phantom)
 app.command("prepare")(prepare)
 app.command("extract")(extract)
 app.command("probe")(probe)

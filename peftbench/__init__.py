@@ -1,6 +1,6 @@
 """Which pretrained model, adapted how, predicts the outcome of your chest X-rays best, and is the difference real?
 
-Every verb of the command line is a function here: `prepare`, `extract`, `probe`, `report`, `list`, `doctor`.
+Every verb of the command line is a function here: `phantom`, `prepare`, `extract`, `probe`, `report`, `list`, `doctor`.
 Importing the package imports nothing heavy; torch is needed by `extract` alone.
 """
 
@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from peftbench.benchmark.catalogue import list_names as list  # noqa: A004 - the verb's name
     from peftbench.benchmark.doctor import doctor
+    from peftbench.cohorts.generate import phantom
     from peftbench.cohorts.prepare import prepare
     from peftbench.errors import PeftbenchError
     from peftbench.extraction.extract import extract
     from peftbench.probing.probe import probe
     from peftbench.reporting.report import report
 
-__all__ = ["PeftbenchError", "doctor", "extract", "list", "prepare", "probe", "report"]
+__all__ = ["PeftbenchError", "doctor", "extract", "list", "phantom", "prepare", "probe", "report"]
 
 _HOMES = {
     "PeftbenchError": ("peftbench.errors", "PeftbenchError"),
     "doctor": ("peftbench.benchmark.doctor", "doctor"),
     "extract": ("peftbench.extraction.extract", "extract"),
     "list": ("peftbench.benchmark.catalogue", "list_names"),
+    "phantom": ("peftbench.cohorts.generate", "phantom"),
     "prepare": ("peftbench.cohorts.prepare", "prepare"),
     "probe": ("peftbench.probing.probe", "probe"),
     "report": ("peftbench.reporting.report", "report"),

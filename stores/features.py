@@ -104,18 +104,19 @@ class FeatureStore:
         """
         if matrix.shape != (len(images), self.dim):
             raise StoreMismatchError(f"expected {(len(images), self.dim)} features, got {matrix.shape}")
-        bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+        with np.errstate(over="ignore"):
+            stored = np.ascontiguousarray(matrix, dtype=self.recipe.dtype)
+        bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
         if bad.size:
             raise ValueError(
-                f"the embedding of image {images[bad[0]][:12]} holds NaN or infinity ({bad.size} such rows): "
-                "nothing was stored; try --precision fp32"
+                f"the embedding of image {images[bad[0]][:12]} holds NaN or infinity as {self.recipe.dtype} "
+                f"({bad.size} such rows): nothing was stored; try --precision fp32"
             )
         with self.writing():
             # The first of equal images counts; what another writer added meanwhile is left alone.
             first = {image: row for row, image in reversed(list(enumerate(images)))}
             keep = [first[image] for image in self.missing(images)]
-            chosen = np.ascontiguousarray(matrix[keep], dtype=self.recipe.dtype)
-            self._rows.append(embedding=chosen, image=pack_digests(images[row] for row in keep))
+            self._rows.append(embedding=stored[keep], image=pack_digests(images[row] for row in keep))
             self._index_images()
         return len(keep)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ from stores.lock import writer_lock
 
 COMMIT_FILE = "commit.json"
 COMMIT_SCHEMA = 1
+
+ADVICE = "delete that folder and run `peftbench extract` (features) or `peftbench prepare` (images) again"
+"""What to do about a damaged store, until there is a command that mends it."""
 
 Array = npt.NDArray[Any]
 
@@ -78,10 +81,12 @@ class Commit(NamedTuple):
         Raises:
             StoreNotFoundError: there is none.
             StoreDamagedError: it contradicts itself.
+            StoreMismatchError: it has the form of another version.
         """
         path = folder / COMMIT_FILE
         try:
             record = json.loads(path.read_text())
+            schema = record["schema"]
             blocks = tuple(Block(*block) for block in record["blocks"])
             sound = record["digest"] == digest_of([list(block) for block in blocks])
             rows = int(record["rows"])
@@ -89,6 +94,11 @@ class Commit(NamedTuple):
             raise StoreNotFoundError(f"{folder} holds no committed store ({COMMIT_FILE} is missing)") from error
         except (ValueError, KeyError, TypeError) as error:
             raise StoreDamagedError(f"the commit record {path} cannot be read: {error}") from error
+        if schema != COMMIT_SCHEMA:
+            raise StoreMismatchError(
+                f"the store {folder} was written in form {schema!r}, this version reads form {COMMIT_SCHEMA}: "
+                "use the version of peftbench that wrote it, or make the store again"
+            )
         if not sound or rows != (blocks[-1].stop if blocks else 0):
             raise StoreDamagedError(f"the commit record {path} does not agree with its own digest")
         return cls(rows, blocks)
@@ -142,10 +152,10 @@ class RowStore:
             StoreDamagedError: the commit record is not sound, or chunk files are missing.
         """
         commit = Commit.read(folder)
-        group = zarr.open_group(str(folder), mode="r")
-        store = cls(folder, columns, group, commit)
+        store = cls(folder, columns, _open_group(folder, "r"), commit)
         store._check_columns()
-        store._check_chunks()
+        for name in store.columns:
+            store._check_chunks(name, 0, store.rows)
         return store
 
     @property
@@ -170,10 +180,11 @@ class RowStore:
             StoreDamagedError: a checksum does not fit.
         """
         stop = self.rows if stop is None else min(stop, self.rows)
+        self._check_chunks(name, start, stop)
         try:
             return np.asarray(self._array(name)[start:stop])
-        except (ValueError, RuntimeError) as error:
-            raise StoreDamagedError(f"{self.folder / name} cannot be read: {error}") from error
+        except (ValueError, RuntimeError, IndexError) as error:
+            raise StoreDamagedError(f"{self.folder / name} cannot be read: {error}: {ADVICE}") from error
 
     def append(self, **values: Array) -> None:
         """Add rows to every column at once and commit them.
@@ -181,6 +192,7 @@ class RowStore:
         Whatever happens before the commit record is replaced leaves the store as it was.
 
         Raises:
+            StoreDamagedError: the rows that share a file with the new ones are not sound.
             StoreLockedError: another process is writing.
             StoreMismatchError: columns are missing, or differ in length, shape or type.
         """
@@ -189,7 +201,8 @@ class RowStore:
             if not count:
                 return
             start, stop = self.rows, self.rows + count
-            writable = zarr.open_group(str(self.folder), mode="r+")
+            self._check_last_files()
+            writable = _open_group(self.folder, "r+")
             for name, rows in values.items():
                 self._write(writable, name, start, stop, rows)
             block = Block(start, stop, _block_digest(self.columns, values))
@@ -217,7 +230,7 @@ class RowStore:
     def refresh(self) -> None:
         """See what other processes have committed since."""
         self._commit = Commit.read(self.folder)
-        self._group = zarr.open_group(str(self.folder), mode="r")
+        self._group = _open_group(self.folder, "r")
 
     def damaged_blocks(self) -> list[Block]:
         """Blocks whose bytes no longer are what was committed; reads everything."""
@@ -231,16 +244,27 @@ class RowStore:
         return _block_digest(self.columns, values) == block.digest
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        array = self._group[name]
+        try:
+            array = self._group[name]
+        except KeyError as error:
+            raise StoreMismatchError(
+                f"{self.folder} has no array {name!r}: it is not a store of this kind, or is damaged: {ADVICE}"
+            ) from error
+        except (ValueError, TypeError) as error:
+            raise StoreDamagedError(
+                f"the metadata of {self.folder / name} cannot be read ({error}): {ADVICE}"
+            ) from error
         if not isinstance(array, zarr.Array):
             raise StoreMismatchError(f"{self.folder / name} is a group, an array was expected")
         return array
 
     def _write(self, group: zarr.Group, name: str, start: int, stop: int, rows: Array) -> None:
-        array = group[name]
-        assert isinstance(array, zarr.Array)  # noqa: S101 - _check_columns has looked
-        array.resize((stop, *self.columns[name].shape))
-        array[start:stop] = rows
+        # Without this a chunk of zeros is not written, and could not be told from a lost one.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            array = group[name]
+            assert isinstance(array, zarr.Array)  # noqa: S101 - _check_columns has looked
+            array.resize((stop, *self.columns[name].shape))
+            array[start:stop] = rows
         per_file = self.columns[name].rows_per_file
         for index in range(start // per_file, (stop - 1) // per_file + 1):
             sync_file(self._chunk_path(name, index))
@@ -250,8 +274,6 @@ class RowStore:
 
     def _check_columns(self) -> None:
         for name, column in self.columns.items():
-            if name not in self._group:
-                raise StoreMismatchError(f"{self.folder} has no array {name!r}: it is not a store of this kind")
             array = self._array(name)
             if array.dtype != np.dtype(column.dtype) or array.shape[1:] != column.shape:
                 raise StoreMismatchError(
@@ -261,15 +283,19 @@ class RowStore:
             if array.shape[0] < self.rows:
                 raise StoreDamagedError(f"{self.folder / name} has {array.shape[0]} rows, {self.rows} were committed")
 
-    def _check_chunks(self) -> None:
+    def _check_chunks(self, name: str, start: int, stop: int) -> None:
+        """Refuse to read rows whose file is not there: zarr would answer zeros."""
+        per_file = self.columns[name].rows_per_file
+        for index in range(start // per_file, -(-stop // per_file)):
+            path = self._chunk_path(name, index)
+            if not path.is_file() or not path.stat().st_size:
+                lost = path.relative_to(self.folder)
+                raise StoreDamagedError(f"chunk file {lost} of the store {self.folder} is missing or empty: {ADVICE}")
+
+    def _check_last_files(self) -> None:
+        """Read what shares a file with the next rows: writing it again would give damage a new checksum."""
         for name, column in self.columns.items():
-            for index in range(-(-self.rows // column.rows_per_file)):
-                path = self._chunk_path(name, index)
-                if not path.is_file():
-                    raise StoreDamagedError(
-                        f"chunk file {path.relative_to(self.folder)} of the store {self.folder} is missing: "
-                        "delete the store's folder and run `peftbench extract` or `prepare` again"
-                    )
+            self.read(name, self.rows - self.rows % column.rows_per_file, self.rows)
 
     def _check_values(self, values: Mapping[str, Array]) -> int:
         if set(values) != set(self.columns):
@@ -284,6 +310,13 @@ class RowStore:
                     f"column {name!r} takes rows of {column.shape} {column.dtype}, got {rows.shape[1:]} {rows.dtype}"
                 )
         return counts.pop()
+
+
+def _open_group(folder: Path, mode: Literal["r", "r+"]) -> zarr.Group:
+    try:
+        return zarr.open_group(str(folder), mode=mode)
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise StoreDamagedError(f"the metadata of the store {folder} cannot be read ({error}): {ADVICE}") from error
 
 
 def _create_arrays(folder: Path, columns: Mapping[str, Column], attributes: Mapping[str, Any]) -> None:

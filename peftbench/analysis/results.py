@@ -92,9 +92,9 @@ def _by_fold(record: Record) -> dict[tuple[int, int], float]:
     return cells
 
 
-def _cell(record: Record) -> tuple[str, str, str, str]:
+def _cell(record: Record) -> tuple[object, ...]:
     config = record.config
-    return config.split_digest, config.task_digest, config.regime, config.version
+    return config.split_digest, config.task_digest, config.regime, config.shots, config.draws, config.version
 
 
 def _row(record: Record, control: Record | None) -> dict[str, object]:

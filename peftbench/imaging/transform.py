@@ -22,7 +22,7 @@ CHANNELS_AT_ONCE = 4
 
 _TEXT = re.compile(
     r"resize\((?P<resize>\d+),(?P<interpolation>bilinear|bicubic),antialias\)\|centercrop\((?P<crop>\d+)\)"
-    r"\|rgb\|normalize\(mean=(?P<mean>[\d.,]+);std=(?P<std>[\d.,]+)\)"
+    r"\|rgb\|normalize\(mean=(?P<mean>[\d.,e+-]+);std=(?P<std>[\d.,e+-]+)\)"
 )
 
 
@@ -59,14 +59,23 @@ class InputTransform:
             ValueError: the string is not of that form.
         """
         found = _TEXT.fullmatch(text)
+        fault = f"not an input transform: {text!r}; expected a form like {IMAGENET}"
         if not found:
-            raise ValueError(f"not an input transform: {text!r}; expected a form like {IMAGENET}")
-        red, green, blue = map(float, found["mean"].split(","))
-        deviations = tuple(map(float, found["std"].split(",")))
+            raise ValueError(fault)
         interpolation: Interpolation = "bicubic" if found["interpolation"] == "bicubic" else "bilinear"
-        if len(deviations) != 3:
-            raise ValueError(f"expected three standard deviations in {text!r}")
-        return cls(int(found["resize"]), int(found["crop"]), interpolation, (red, green, blue), deviations)
+        try:
+            red, green, blue = map(float, found["mean"].split(","))
+            of_red, of_green, of_blue = map(float, found["std"].split(","))
+            mean, std = (red, green, blue), (of_red, of_green, of_blue)
+            return cls(int(found["resize"]), int(found["crop"]), interpolation, mean, std)
+        except ValueError as error:
+            raise ValueError(f"{fault} ({error})") from error
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.crop <= self.resize:
+            raise ValueError(f"the crop is {self.crop}, expected from 1 to the resized side, {self.resize}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"expected three means and three positive deviations, got {self.mean}, {self.std}")
 
     def resized_extent(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing: the shorter side exact, the longer one cut to whole pixels."""
@@ -88,20 +97,21 @@ class InputTransform:
         """
         import torch  # noqa: PLC0415 - the module must import without torch
 
-        shaped = torch.empty((len(pictures), self.crop, self.crop), dtype=torch.uint8)
+        shaped = np.empty((len(pictures), self.crop, self.crop), dtype=np.uint8)
         for rows in _packs([picture.shape for picture in pictures]):
-            shaped[rows] = self._resize([torch.from_numpy(pictures[row]) for row in rows])
-        return shaped
+            shaped[rows] = self._resize([pictures[row] for row in rows])
+        return torch.from_numpy(shaped)
 
-    def _resize(self, pack: "list[torch.Tensor]") -> "torch.Tensor":
+    def _resize(self, pack: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
         import torch  # noqa: PLC0415
         from torch.nn import functional  # noqa: PLC0415
 
-        # Two channels have no fast path in torch, three and four do.
+        # Two channels have no fast path in torch, three and four do. numpy interleaves them, because torch would
+        # start its own threads for that, in every thread that shapes.
         filled = [*pack, pack[-1]] if len(pack) == 2 else pack
+        channels = torch.from_numpy(np.stack(filled, axis=-1)).permute(2, 0, 1)[None]
         target = self.resized_extent(*pack[0].shape)
-        channels = torch.stack(filled, dim=-1).permute(2, 0, 1)[None]
-        resized = functional.interpolate(channels, size=target, mode=self.interpolation, antialias=True)[0]
+        resized = functional.interpolate(channels, size=target, mode=self.interpolation, antialias=True)[0].numpy()
         top, left = (round((length - self.crop) / 2) for length in target)
         return resized[: len(pack), top : top + self.crop, left : left + self.crop]
 

@@ -32,6 +32,9 @@ TOLERANCE = 1e-12
 MAX_STEPS = 100
 """Newton steps; a handful is usual."""
 
+ROUNDING = 1e-14
+"""A deviation below this share of the mean is rounding: the feature is constant."""
+
 RANK_TOLERANCE = 1e-12
 """Eigenvalues of the Gram matrix below this share of the largest are zero."""
 
@@ -55,8 +58,10 @@ class Standardiser(NamedTuple):
     def fit(cls, features: npt.NDArray[np.floating]) -> "Standardiser":
         """Learn from (n, d) features."""
         wide = features.astype(np.float64)
-        scale = wide.std(axis=0)
-        return cls(wide.mean(axis=0), np.where(scale > 0, scale, 1.0))
+        mean, scale = wide.mean(axis=0), wide.std(axis=0)
+        # The mean of equal numbers may be off by a bit, and their deviation is that bit then.
+        constant = scale <= ROUNDING * np.abs(mean)
+        return cls(mean, np.where(constant, 1.0, scale))
 
     def apply(self, features: npt.NDArray[np.floating]) -> Matrix:
         """(n, d) features, standardised."""

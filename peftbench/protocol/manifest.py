@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from peftbench.errors import NotPreparedError
 from stores.atomic import write_atomic
 from stores.keys import digest_of, file_digest
+
+_DIGEST = b"peftbench.digest"
 
 REQUIRED = ("sample_id", "patient_id", "center", "view", "acquired", "file_digest", "image_digest")
 """Columns that every manifest has; a cohort's labels and covariates stand beside them."""
@@ -42,9 +46,17 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Save as Parquet, all or nothing."""
+        table = pa.Table.from_pandas(self.frame, preserve_index=False)
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _DIGEST: self.digest.encode()})
         buffer = io.BytesIO()
-        self.frame.to_parquet(buffer, index=False)
+        pq.write_table(table, buffer)
         write_atomic(path, buffer.getvalue())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over cohort, columns, their types and all values."""
+        types = [[str(name), str(dtype)] for name, dtype in self.frame.dtypes.items()]
+        return digest_of([self.cohort, types, cells(self.frame)])
 
     @classmethod
     def read(cls, cohort: str, path: Path) -> "Manifest":
@@ -59,12 +71,26 @@ class Manifest:
                 f"run `peftbench prepare {cohort} --raw DIR` first"
             )
         try:
-            return cls(cohort, pd.read_parquet(path))
-        except ValueError as error:
-            raise NotPreparedError(
-                f"the manifest {path} is damaged ({str(error).splitlines()[0]}): "
-                f"run `peftbench prepare {cohort} --raw DIR` again"
-            ) from error
+            table = pq.read_table(path)
+            manifest = cls(cohort, table.to_pandas())
+            sound = (table.schema.metadata or {}).get(_DIGEST) == manifest.digest.encode()
+        except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
+            raise _damaged(cohort, path, str(error).splitlines()[0]) from error
+        if not sound:
+            raise _damaged(cohort, path, "its rows are not those that were written")
+        return manifest
+
+
+def cells(frame: pd.DataFrame) -> list[list[str]]:
+    """A frame's values as text that tells them apart: a missing value from an empty one, a number from its digits."""
+    texts: list[list[str]] = frame.astype(object).map(repr).to_numpy().tolist()
+    return texts
+
+
+def _damaged(cohort: str, path: Path, what: str) -> NotPreparedError:
+    return NotPreparedError(
+        f"the manifest {path} is damaged ({what}): run `peftbench prepare {cohort} --raw DIR` again"
+    )
 
 
 def pseudonym(cohort: str, kind: str, raw_id: str) -> str:

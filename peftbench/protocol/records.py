@@ -1,8 +1,8 @@
 """The record: what a run left. Every path of the benchmark writes this one form.
 
 A record is a folder. `predictions.parquet` holds one row an image, fold and draw; `record.json` holds the
-configuration, metrics, provenance and cost, and the digest of the predictions. It is written last and atomically:
-a folder without a sound `record.json` is no record.
+configuration, metrics, provenance and cost, the digest of the predictions and its own. It is written last and
+atomically: a folder without a sound `record.json` is no record.
 """
 
 import io
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from peftbench.errors import RecordError
 from peftbench.protocol import metrics
@@ -26,6 +26,8 @@ RECORD_SCHEMA = 1
 
 RECORD_FILE = "record.json"
 PREDICTIONS_FILE = "predictions.parquet"
+
+_DIGEST = "digest"
 
 PREDICTION_COLUMNS = ("fold", "draw", "role", "sample_id", "patient_id", "event", "score")
 """Of every predictions table: where, who, the truth (0 or 1), and the probability of the event."""
@@ -142,7 +144,8 @@ class Record(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Make the record complete; the predictions must lie there already."""
-        write_atomic(folder / RECORD_FILE, canonical_json(json_ready(self.model_dump(mode="python"))))
+        body = json_ready(self.model_dump(mode="python"))
+        write_atomic(folder / RECORD_FILE, canonical_json({**body, _DIGEST: digest_of(body)}))
 
     def score(self, metric: str, unit: str) -> tuple[float, float]:
         """Mean and standard deviation of a metric over folds and draws; NaN where it is not defined."""
@@ -202,12 +205,17 @@ def read_record(folder: Path) -> Record:
     """
     advice = "delete that folder and run the command again"
     try:
-        record = Record.model_validate(json.loads((folder / RECORD_FILE).read_text()))
+        body = json.loads((folder / RECORD_FILE).read_text())
+        sealed = body.pop(_DIGEST, None) == digest_of(body)
+        record = Record.model_validate(body)
         found = file_digest(folder / PREDICTIONS_FILE)
     except FileNotFoundError as error:
-        raise RecordError(f"the record {folder} is not complete ({Path(error.filename).name} is missing)") from error
-    except (ValueError, ValidationError) as error:
+        lost = Path(error.filename).name
+        raise RecordError(f"the record {folder} is not complete ({lost} is missing): {advice}") from error
+    except (ValueError, AttributeError, TypeError) as error:
         raise RecordError(f"the record {folder} cannot be read ({str(error).splitlines()[0]}): {advice}") from error
+    if not sealed or record.schema_version != RECORD_SCHEMA:
+        raise RecordError(f"the record {folder} was altered, or has the form of another version: {advice}")
     if found != record.predictions_digest:
         raise RecordError(f"the predictions of {folder} are not those of its record: {advice}")
     if record.identity != record.config.identity:

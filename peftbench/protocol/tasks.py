@@ -8,7 +8,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from peftbench.errors import PeftbenchError
-from peftbench.protocol.manifest import Manifest
+from peftbench.protocol.manifest import Manifest, cells
 from stores.keys import digest_of
 
 Unit = Literal["image", "patient"]
@@ -124,14 +124,16 @@ class TaskRows(NamedTuple):
 
     @property
     def prevalence(self) -> float:
-        """Share of images with the event."""
+        """Share of the images with the event, or of the patients where the task counts these: the chance of PR-AUC."""
+        if self.task.unit == "patient":
+            return self.event_patients / self.patients
         return self.events / self.images
 
     @property
     def digest(self) -> str:
         """SHA-256 over the task's rows: who, which picture, which label."""
         columns = ["sample_id", "patient_id", "view", "image_digest", "event"]
-        return digest_of([self.task.name, self.frame[columns].astype(str).to_numpy().tolist()])
+        return digest_of([self.task.name, cells(self.frame[columns])])
 
 
 def rows_of(task: Task, manifest: Manifest) -> TaskRows:
