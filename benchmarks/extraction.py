@@ -18,7 +18,7 @@ from common import Figure, arguments, interleaved, median_ratio, show
 import peftbench
 from peftbench.backbones.loading import load_encoder
 from peftbench.backbones.registry import parse_backbone
-from peftbench.extraction.device import pick_device, pick_precision
+from peftbench.extraction.device import has_bf16, pick_device, pick_precision
 from peftbench.extraction.embed import Engine, embed_missing
 from peftbench.extraction.extract import BATCH_SIZE, GPU_BATCH_SIZE, open_pictures, recipe_of
 from peftbench.protocol.progress import Silent
@@ -72,7 +72,7 @@ def main() -> None:
         figures = [
             measure(backbone, precision, cohort, place, chosen.rounds)
             for backbone in BACKBONES
-            for precision in dict.fromkeys(("fp32", pick_precision("auto", pick_device("auto"))))
+            for precision in ("fp32", *(["bf16"] if has_bf16(pick_device("auto")) else []))
         ]
     title = f"Extraction from the image store, {cohort}, {torch.get_num_threads()} threads"
     show(title, figures, as_json=chosen.json, reference="bare forward")

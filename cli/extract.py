@@ -19,7 +19,9 @@ def extract(
         ),
     ],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto (bf16 where the hardware has it), fp32, bf16 or fp16.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto (bf16 where hardware and backbone allow it, else fp32), fp32, bf16 or fp16.")
+    ] = "auto",
     batch_size: Annotated[
         int | None, typer.Option(help="Images in a forward pass.", show_default="16, on a GPU 128")
     ] = None,

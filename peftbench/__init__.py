@@ -30,12 +30,25 @@ _HOMES = {
     "report": ("peftbench.reporting.report", "report"),
 }
 
+_MODELS = {"torch", "torchvision", "timm"}
+"""Packages of the extra `models`: a base install has none of them."""
+
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'peftbench' has no attribute {name!r}")
     module, attribute = _HOMES[name]
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name not in _MODELS:
+            raise
+        from peftbench.errors import MissingPackageError  # noqa: PLC0415 - only needed to explain
+
+        raise MissingPackageError(
+            f"peftbench.{name} needs the package {error.name!r}, which is not installed: "
+            "pip install 'peftbench[models,offline]'"
+        ) from error
 
 
 def __dir__() -> "list[str]":  # type: ignore[valid-type]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stores.errors import (
+        NotFiniteError,
         RowsMissingError,
         StoreDamagedError,
         StoreError,
@@ -26,6 +27,7 @@ __all__ = [
     "FeatureStore",
     "Features",
     "ImageStore",
+    "NotFiniteError",
     "RowsMissingError",
     "StoreDamagedError",
     "StoreError",

@@ -27,5 +27,9 @@ class StoreMismatchError(StoreError, ValueError):
     """The store holds something else than what is offered or asked for."""
 
 
+class NotFiniteError(StoreError, ValueError):
+    """An embedding holds NaN or infinity."""
+
+
 class RowsMissingError(StoreError, LookupError):
     """Rows were asked for that the store does not hold."""

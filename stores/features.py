@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stores.errors import RowsMissingError, StoreMismatchError
+from stores.errors import NotFiniteError, RowsMissingError, StoreMismatchError
 from stores.keys import DIGEST_BYTES, FeatureRecipe, pack_digests, unpack_digests
 from stores.rows import Block, Column, RowStore
 
@@ -98,7 +98,7 @@ class FeatureStore:
             matrix: (len(images), dim).
 
         Raises:
-            ValueError: an embedding holds NaN or infinity; nothing is added then.
+            NotFiniteError: an embedding holds NaN or infinity; nothing is added then.
             StoreLockedError: another process is writing.
             StoreMismatchError: the shapes do not fit.
         """
@@ -108,7 +108,7 @@ class FeatureStore:
             stored = np.ascontiguousarray(matrix, dtype=self.recipe.dtype)
         bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
         if bad.size:
-            raise ValueError(
+            raise NotFiniteError(
                 f"the embedding of image {images[bad[0]][:12]} holds NaN or infinity as {self.recipe.dtype} "
                 f"({bad.size} such rows): nothing was stored; try --precision fp32"
             )

@@ -25,6 +25,8 @@ class BackboneCard(BaseModel):
         transform: canonical pixels to input.
         loader: `module:class` of its `Loader`.
         libraries: packages whose version changes the features.
+        bf16_cosine: lowest cosine of an image's features in bf16 to those in fp32, as measured on Hannover with the
+            pretrained weights; None where it was not measured.
         channels_last: whether that memory layout is the faster one.
         notes: what else a reader must know.
     """
@@ -45,5 +47,6 @@ class BackboneCard(BaseModel):
     transform: InputTransform
     loader: str
     libraries: tuple[str, ...]
+    bf16_cosine: float | None = None
     channels_last: bool = False
     notes: str = ""

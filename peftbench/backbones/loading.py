@@ -105,6 +105,9 @@ def load_strictly(module: nn.Module, tensors: StateDict, name: str) -> None:
         WeightsError: some are missing, unexpected or of another shape; the message lists them.
     """
     own = module.state_dict()
+    # Checkpoints from before torch counted batches lack these; nothing that is frozen reads them.
+    counters = {key: torch.zeros_like(own[key]) for key in own if key.endswith(".num_batches_tracked")}
+    tensors = {**counters, **tensors}
     faults = [f"missing {key}" for key in own if key not in tensors]
     faults += [f"unexpected {key}" for key in tensors if key not in own]
     faults += [

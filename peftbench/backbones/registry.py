@@ -25,6 +25,7 @@ CARDS: dict[str, BackboneCard] = {
             transform=HALF,
             loader="peftbench.backbones.efficientnet_lite0:EfficientNetLite0",
             libraries=("torch", "timm"),
+            bf16_cosine=0.987,
             channels_last=True,
             notes="Not in the paper: the backbone that a package ships, and so the default without a network.",
         ),

@@ -10,8 +10,10 @@ def check_digest(path: Path) -> None:
     """Compare a checkpoint with the start of its SHA-256, which torch's hub puts into the name (`resnet18-f37072fd`).
 
     Raises:
-        WeightsError: they differ.
+        WeightsError: they differ, or there is no such file.
     """
+    if not path.is_file():
+        raise WeightsError(f"the weights file {path} is missing: reinstall or download it")
     expected = path.stem.rsplit("-", 1)[-1]
     found = file_digest(path)
     if not found.startswith(expected):

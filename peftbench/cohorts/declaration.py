@@ -21,6 +21,7 @@ class Cohort:
         licence: of the images.
         table: path of the table in the raw folder.
         id_column: of the table: the image's identifier.
+        patient_column: of the table: the patient's identifier.
         required: columns without which the table is not this cohort's.
         file: path of an image in the raw folder, with the table's columns in braces.
         harmonise: the table (all columns as text, empty for missing) to canonical columns, one row an image, in the
@@ -35,6 +36,7 @@ class Cohort:
     licence: str
     table: str
     id_column: str
+    patient_column: str
     required: tuple[str, ...]
     file: str
     harmonise: Harmonise

@@ -39,6 +39,7 @@ HANNOVER = Cohort(
     licence="CC BY 3.0",
     table="data.csv",
     id_column="image_id",
+    patient_column="patient_id",
     required=(
         "patient_id",
         "image_id",

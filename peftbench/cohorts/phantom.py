@@ -31,6 +31,7 @@ PHANTOM = Cohort(
     licence="generated, no rights reserved",
     table="phantom.csv",
     id_column="image_id",
+    patient_column="patient_id",
     required=("patient_id", "image_id", "center", "view", "day", "bits", "opacity_extent", "icu"),
     file="images/{image_id}.png",
     harmonise=harmonise,

@@ -171,7 +171,7 @@ def _manifest(declared: Cohort, rows: RawRows, pictures: list[Picture], store: I
         {
             "sample_id": [pseudonym(declared.name, "sample", raw_id) for raw_id in raw_ids],
             "patient_id": [pseudonym(declared.name, "patient", raw_id) for raw_id in canonical["patient"]],
-            **{column: canonical[column] for column in ("center", "view", "acquired")},
+            **{column: canonical[column].replace("", None) for column in ("center", "view", "acquired")},
             "file_digest": [each.file_digest for each in kept],
             "image_digest": [store.known_sources[each.source] for each in kept],
         }

@@ -83,7 +83,7 @@ def read_table(cohort: Cohort, raw: Path) -> pd.DataFrame:
 def _parse(path: Path) -> pd.DataFrame:
     try:
         text = path.read_bytes().decode("utf-8-sig")
-        return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+        return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise RawDataError(f"{path} cannot be read as a CSV table ({error}): download it again") from error
 
@@ -96,9 +96,12 @@ def _faults(cohort: Cohort, raw: Path, table: pd.DataFrame, names: list[str]) ->
     repeated = table.duplicated()
     root = raw.resolve()
     faults = []
-    for name, raw_id, again in zip(names, ids, repeated, strict=True):
-        if not raw_id.strip():
-            faults.append(f"the row has no {cohort.id_column}")
+    patients = table[cohort.patient_column]
+    for name, raw_id, patient, again in zip(names, ids, patients, repeated, strict=True):
+        if not raw_id.strip() or not patient.strip():
+            faults.append(f"the row has no {cohort.patient_column if raw_id.strip() else cohort.id_column}")
+        elif "\0" in name:
+            faults.append("no file can have this name")
         elif not (root / name).resolve().is_relative_to(root):
             faults.append("the path leads out of the raw folder")
         elif raw_id in ambiguous:

@@ -35,15 +35,25 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_precision(name: str, device: torch.device) -> Precision:
-    """The precision of that name; `auto` is bf16 where the hardware computes in it, else fp32.
+FAITHFUL_COSINE = 0.999
+"""What bf16 features must keep of fp32's direction, in every image, to be taken without being asked for."""
+
+
+def pick_precision(name: str, device: torch.device, bf16_cosine: float | None = None) -> Precision:
+    """The precision of that name; `auto` is bf16 where the hardware computes in it and the features keep, else fp32.
+
+    Args:
+        name: `auto`, `fp32`, `bf16` or `fp16`.
+        device: where the forward pass runs.
+        bf16_cosine: of the backbone's card.
 
     Raises:
         ConfigError: the name is unknown.
         DeviceError: the device cannot compute in it.
     """
     if name == "auto":
-        return "bf16" if has_bf16(device) else "fp32"
+        faithful = bf16_cosine is not None and bf16_cosine >= FAITHFUL_COSINE
+        return "bf16" if faithful and has_bf16(device) else "fp32"
     for precision in get_args(Precision):
         if name == precision:
             if name == "fp16" and device.type == "cpu":

@@ -48,7 +48,8 @@ def extract(
         backbone: name or names (`peftbench.list("backbones")`); `NAME@random:SEED` for untrained weights.
         workspace: folder that peftbench writes to; by default PEFTBENCH_WORKSPACE, else `./workspace`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        precision: of the forward pass: `auto` (bf16 where the hardware has it), `fp32`, `bf16` or `fp16`.
+        precision: of the forward pass: `auto` (bf16 where the hardware has it and the backbone's card says
+            that its features keep; else fp32), `fp32`, `bf16` or `fp16`.
         batch_size: pictures in a forward pass.
         progress: who is told how far it is.
 
@@ -64,7 +65,7 @@ def extract(
     if not specs:
         raise ConfigError("no backbone named: give at least one with --backbone; `peftbench list backbones` shows all")
     where = pick_device(device)
-    exactness = pick_precision(precision, where)
+    exactness = [pick_precision(precision, where, spec.card.bf16_cosine) for spec in specs]
     size = batch_size if batch_size is not None else (GPU_BATCH_SIZE if where.type == "cuda" else BATCH_SIZE)
     if size < 1:
         raise ConfigError(f"--batch-size is {size}, expected at least 1")
@@ -72,7 +73,10 @@ def extract(
     manifest = Manifest.read(cohort, place.manifest(cohort))
     place.ensure_writable()
     pictures = open_pictures(place, cohort)
-    rows = [_extract_one(spec, manifest, pictures, place, where, exactness, size, told) for spec in specs]
+    rows = [
+        _extract_one(spec, manifest, pictures, place, where, each, size, told)
+        for spec, each in zip(specs, exactness, strict=True)
+    ]
     return ExtractResult(results=rows)
 
 

@@ -1,0 +1,51 @@
+"""What can be named: the listings are the registries, and the package's own names are lazy."""
+
+import pytest
+
+import peftbench
+from peftbench.backbones.registry import CARDS
+from peftbench.benchmark.catalogue import PROBES, list_names
+from peftbench.cohorts.registry import COHORTS, TASKS
+from peftbench.errors import UnknownNameError
+from peftbench.strategies.registry import STRATEGIES
+
+
+class TestListing:
+    @pytest.mark.parametrize(
+        ("kind", "registry"),
+        [("cohorts", COHORTS), ("tasks", TASKS), ("backbones", CARDS), ("strategies", STRATEGIES), ("probes", PROBES)],
+    )
+    def test_a_kind_lists_its_registry_whole(self, kind: str, registry: dict[str, object]) -> None:
+        listing = list_names(kind)  # type: ignore[arg-type]
+        assert [entry["name"] for entry in listing.entries] == list(registry)
+        assert list(listing.to_json()) == [kind]
+        assert listing.frame["name"].tolist() == list(registry)
+
+    def test_an_unknown_kind_is_answered_with_the_nearest(self) -> None:
+        with pytest.raises(UnknownNameError, match="unknown kind 'backbone': did you mean backbones"):
+            list_names("backbone")  # type: ignore[arg-type]
+
+    def test_a_task_says_which_cohort_it_asks(self) -> None:
+        tasks = {entry["name"]: entry["cohort"] for entry in list_names("tasks").entries}
+        named = {name: cohort["name"] for cohort in list_names("cohorts").entries for name in cohort["tasks"]}
+        assert tasks == named
+
+    def test_of_the_six_strategies_linear_probing_alone_runs_here(self) -> None:
+        runs = {entry["name"]: entry["runs_in"] for entry in list_names("strategies").entries}
+        assert set(runs) == {"LP", "FFT", "LoRA", "VeRA", "BitFit", "IA3"}
+        assert {name: verb for name, verb in runs.items() if verb} == {"LP": "probe"}
+
+    def test_a_change_of_an_answer_does_not_change_the_registry(self) -> None:
+        list_names("strategies").entries[0]["name"] = "changed"
+        assert list_names("strategies").entries[0]["name"] == "LP"
+
+
+class TestPackage:
+    def test_every_public_name_can_be_had(self) -> None:
+        assert {"prepare", "extract", "probe", "report", "list", "doctor"} <= set(peftbench.__all__)
+        assert all(callable(getattr(peftbench, name)) for name in peftbench.__all__)
+        assert set(peftbench.__all__) <= set(dir(peftbench))
+
+    def test_any_other_name_is_an_attribute_error(self) -> None:
+        with pytest.raises(AttributeError, match="module 'peftbench' has no attribute 'train'"):
+            _ = peftbench.train
