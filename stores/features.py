@@ -63,10 +63,15 @@ class FeatureStore:
         attributes = RowStore.open(folder, {}).attributes
         if attributes.get("kind") != KIND:
             raise StoreMismatchError(f"{folder} is no feature store (its kind is {attributes.get('kind')!r})")
-        recipe = FeatureRecipe.from_json(attributes["recipe"])
-        if recipe.key != attributes["key"]:
+        try:
+            recipe = FeatureRecipe.from_json(attributes["recipe"])
+            columns = _columns(int(attributes["dim"]), recipe.dtype)
+            sound = recipe.key == attributes["key"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreMismatchError(f"the attributes of {folder} are not a feature store's: {error!r}") from error
+        if not sound:
             raise StoreMismatchError(f"the key of {folder} does not fit its recipe: the store was altered")
-        return cls(RowStore.open(folder, _columns(int(attributes["dim"]), recipe.dtype)), recipe)
+        return cls(RowStore.open(folder, columns), recipe)
 
     @property
     def folder(self) -> Path:

@@ -64,18 +64,22 @@ class ImageStore:
         attributes = RowStore.open(folder / "pictures", {}).attributes
         if attributes.get("kind") != KIND:
             raise StoreMismatchError(f"{folder} is no image store (its kind is {attributes.get('kind')!r})")
-        pictures = RowStore.open(folder / "pictures", _picture_columns(int(attributes["side"])))
+        try:
+            columns = _picture_columns(int(attributes["side"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreMismatchError(f"the attributes of {folder} are not an image store's: {error!r}") from error
+        pictures = RowStore.open(folder / "pictures", columns)
         return cls(pictures, RowStore.open(folder / "sources", _SOURCE_COLUMNS))
 
     @property
     def policy(self) -> str:
         """How files became pixels."""
-        return str(self._pictures.attributes["policy"])
+        return str(self._pictures.attributes.get("policy"))
 
     @property
     def side(self) -> int:
         """Side of the canvas in pixels."""
-        return int(self._pictures.attributes["side"])
+        return self._pictures.columns["pixels"].shape[0]
 
     def __len__(self) -> int:
         return self._pictures.rows
@@ -102,12 +106,12 @@ class ImageStore:
             StoreLockedError: another process is writing.
         """
         images = [pixels_digest(picture) for picture in pictures]
+        named = dict(zip(sources, images, strict=True))
         with self._pictures.writing(), self._sources.writing():
             self._index_rows()
             fresh = {image: picture for image, picture in zip(images, pictures, strict=True) if image not in self}
             if fresh:
                 self._append_pictures(fresh)
-            named = dict(zip(sources, images, strict=True))
             pairs = {source: image for source, image in named.items() if source not in self._known}
             if pairs:
                 self._sources.append(source=pack_digests(pairs), image=pack_digests(pairs.values()))

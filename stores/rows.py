@@ -22,7 +22,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from stores.atomic import sync_file, write_atomic
+from stores.atomic import sync_file, sync_folder, write_atomic
 from stores.errors import StoreDamagedError, StoreMismatchError, StoreNotFoundError
 from stores.keys import canonical_json, digest_of
 from stores.lock import writer_lock
@@ -268,6 +268,9 @@ class RowStore:
         per_file = self.columns[name].rows_per_file
         for index in range(start // per_file, (stop - 1) // per_file + 1):
             sync_file(self._chunk_path(name, index))
+        sync_file(self.folder / name / "zarr.json")
+        for folder in (self.folder / name / "c", self.folder / name):
+            sync_folder(folder)
 
     def _chunk_path(self, name: str, index: int) -> Path:
         return self.folder.joinpath(name, "c", str(index), *["0"] * len(self.columns[name].shape))
@@ -280,6 +283,9 @@ class RowStore:
                     f"{self.folder / name} holds rows of {array.shape[1:]} {array.dtype}, "
                     f"expected {column.shape} {column.dtype}"
                 )
+            first = self._chunk_path(name, 0).relative_to(self.folder / name).as_posix()
+            if array.metadata.encode_chunk_key((0,) * array.ndim) != first:
+                raise StoreDamagedError(f"the metadata of {self.folder / name} names its chunks otherwise: {ADVICE}")
             if array.shape[0] < self.rows:
                 raise StoreDamagedError(f"{self.folder / name} has {array.shape[0]} rows, {self.rows} were committed")
 

@@ -94,7 +94,8 @@ def _by_fold(record: Record) -> dict[tuple[int, int], float]:
 
 def _cell(record: Record) -> tuple[object, ...]:
     config = record.config
-    return config.split_digest, config.task_digest, config.regime, config.shots, config.draws, config.version
+    sampled = (config.regime, config.shots, config.draws)
+    return (config.split_digest, config.task_digest, *sampled, config.probe, config.version)
 
 
 def _row(record: Record, control: Record | None) -> dict[str, object]:

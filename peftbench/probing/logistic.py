@@ -32,9 +32,6 @@ TOLERANCE = 1e-12
 MAX_STEPS = 100
 """Newton steps; a handful is usual."""
 
-ROUNDING = 1e-14
-"""A deviation below this share of the mean is rounding: the feature is constant."""
-
 RANK_TOLERANCE = 1e-12
 """Eigenvalues of the Gram matrix below this share of the largest are zero."""
 
@@ -59,9 +56,9 @@ class Standardiser(NamedTuple):
         """Learn from (n, d) features."""
         wide = features.astype(np.float64)
         mean, scale = wide.mean(axis=0), wide.std(axis=0)
-        # The mean of equal numbers may be off by a bit, and their deviation is that bit then.
-        constant = scale <= ROUNDING * np.abs(mean)
-        return cls(mean, np.where(constant, 1.0, scale))
+        # The deviation of equal numbers is not always zero: their mean may be off by some bits.
+        constant = (wide == wide[:1]).all(axis=0)
+        return cls(mean, np.where(constant | (scale == 0), 1.0, scale))
 
     def apply(self, features: npt.NDArray[np.floating]) -> Matrix:
         """(n, d) features, standardised."""

@@ -47,10 +47,10 @@ class Manifest:
     def write(self, path: Path) -> None:
         """Save as Parquet, all or nothing."""
         table = pa.Table.from_pandas(self.frame, preserve_index=False)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _DIGEST: self.digest.encode()})
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer)
-        write_atomic(path, buffer.getvalue())
+        # Parquet has its own idea of some types; what counts is what a reader will get.
+        as_read = Manifest(self.cohort, pq.read_table(io.BytesIO(_parquet(table))).to_pandas())
+        metadata = {**(table.schema.metadata or {}), _DIGEST: as_read.digest.encode()}
+        write_atomic(path, _parquet(table.replace_schema_metadata(metadata)))
 
     @property
     def digest(self) -> str:
@@ -79,6 +79,12 @@ class Manifest:
         if not sound:
             raise _damaged(cohort, path, "its rows are not those that were written")
         return manifest
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
 
 
 def cells(frame: pd.DataFrame) -> list[list[str]]:

@@ -91,10 +91,14 @@ class TestTable:
         (raw / "data.csv").write_text((raw / "data.csv").read_text().replace(",", ";"))
         refused(raw, place, "lacks the columns")
 
-    def test_a_cell_too_many_in_every_row_does_not_shift_the_columns(self, raw: Path, place: Workspace) -> None:
+    @pytest.mark.filterwarnings("ignore::pandas.errors.ParserWarning")
+    @pytest.mark.parametrize("extra", ["", "x"])
+    def test_a_cell_too_many_in_every_row_does_not_shift_the_columns(
+        self, raw: Path, place: Workspace, extra: str
+    ) -> None:
         """pandas would take the first column for an index and move all others by one, without a word."""
         lines = (raw / "data.csv").read_text().splitlines()
-        (raw / "data.csv").write_text("\n".join([lines[0], *(f"{line}," for line in lines[1:])]) + "\n")
+        (raw / "data.csv").write_text("\n".join([lines[0], *(f"{line},{extra}" for line in lines[1:])]) + "\n")
         try:
             result = prepare("hannover", raw, workspace=place)
         except RawDataError as error:

@@ -3,7 +3,7 @@
 import json
 import math
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from peftbench.protocol.results import ProbeResult, ProbeRow, json_ready
@@ -29,6 +29,7 @@ def with_null(value: object) -> object:
 
 
 @given(value=VALUES)
+@example(value={"a": [float("inf"), (-float("inf"), float("nan"))]})
 @settings(deadline=None, max_examples=100)
 def test_whatever_is_answered_has_a_text_in_json(value: object) -> None:
     assert json.loads(canonical_json(json_ready(value))) == with_null(value)

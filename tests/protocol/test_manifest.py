@@ -24,6 +24,31 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(found.frame, FRAME)
 
 
+KINDS = {
+    "texts": pd.Series(["a", None, ""]),
+    "texts as objects": pd.Series(["a", None, ""], dtype=object),
+    "nothing": pd.Series([None] * 3, dtype=object),
+    "nothing, as NaN": pd.Series([np.nan] * 3, dtype=object),
+    "whole numbers": pd.Series([1, 2, 3]),
+    "whole numbers as objects": pd.Series([1, 2, 3], dtype=object),
+    "whole numbers with gaps": pd.Series([1, None, 3], dtype="Int64"),
+    "single precision": pd.Series([0.1, np.nan, np.inf], dtype="float32"),
+    "truth values": pd.Series([True, False, True]),
+    "truth values with gaps": pd.Series([True, None, False], dtype=object),
+    "categories": pd.Series(["a", None, "b"], dtype="category"),
+    "days": pd.Series(pd.to_datetime(["2020-03-01", None, "2020-03-02"])).astype("datetime64[s]"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_a_covariate_holds_is_read_back(tmp_path: Path, kind: str) -> None:
+    Manifest("toy", FRAME.assign(covariate=KINDS[kind])).write(tmp_path / "manifest.parquet")
+    found = Manifest.read("toy", tmp_path / "manifest.parquet").frame["covariate"]
+    known = KINDS[kind].notna()
+    assert found.notna().tolist() == known.tolist()
+    assert found[known].tolist() == KINDS[kind][known].tolist()
+
+
 def test_writing_the_same_manifest_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "other"):
         Manifest("toy", FRAME).write(tmp_path / name)
