@@ -2,23 +2,51 @@
 
 import errno
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import typer
 
 USER_ERROR = 2
-INTERRUPTED = 130
-TERMINATED = 143
 
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, turned into what Ctrl-C raises: the same code saves what is done."""
+class Signals:
+    """Ctrl-C and SIGTERM, kept until a moment at which stopping loses nothing.
+
+    Raised wherever they arrive they would hit C extensions in the middle of their import, which turn them into crashes,
+    or a file between two writes. So the first one is only noted; progress raises it between two pieces of work. The
+    second one stops at once, which the stores survive as they survive kill -9.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+
+    def note(self, number: int, _frame: object) -> None:
+        """The handler."""
+        if self.received is not None:
+            os._exit(self.exit_code)
+        self.received = signal.Signals(number)
+        if sys.stderr.isatty():
+            say("stopping at the next safe moment; once more to stop at once")
+
+    def check(self) -> None:
+        """Raise what was received, here and now."""
+        if self.received is not None:
+            raise KeyboardInterrupt
+
+    @property
+    def exit_code(self) -> int:
+        """128 and the signal's number, as a shell would say it."""
+        return 128 + int(self.received or signal.SIGINT)
+
+
+SIGNALS = Signals()
 
 
 @contextmanager
@@ -27,22 +55,32 @@ def reported(*, debug: bool) -> Iterator[None]:
 
     2 for everything the user can mend, 130 for Ctrl-C, 143 for SIGTERM.
     """
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    SIGNALS.received = None
+    previous = {each: signal.signal(each, SIGNALS.note) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+        SIGNALS.check()
     except KeyboardInterrupt as stop:
-        if debug:
-            raise
-        say("interrupted: what was finished is kept; run the same command again to go on")
-        raise typer.Exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED) from stop
+        _interrupted(stop, debug=debug)
     except Exception as error:
+        # Processes that draw or compute for this one got the same signal; what they say of it is not news.
+        if SIGNALS.received is not None:
+            _interrupted(error, debug=debug)
         message = sentence(error)
         if debug or not message:
             raise
         say(f"error: {message}")
         raise typer.Exit(USER_ERROR) from error
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _interrupted(cause: BaseException, *, debug: bool) -> NoReturn:
+    if debug:
+        raise cause
+    say("interrupted: what was finished is kept; run the same command again to go on")
+    raise typer.Exit(SIGNALS.exit_code) from cause
 
 
 def sentence(error: Exception) -> str:
@@ -146,12 +184,14 @@ class TerminalProgress:
 
     def start(self, label: str, total: int) -> None:
         """A job of `total` items begins."""
+        SIGNALS.check()
         self._job = self._bars.add_task(label, total=total, rate="")
         if not self._console.is_terminal:
             say(f"{label}: {total}")
 
     def advance(self, count: int = 1) -> None:
-        """So many more items of the job are done."""
+        """So many more items of the job are done; a safe moment to stop at."""
+        SIGNALS.check()
         if self._job is None:
             return
         self._bars.advance(self._job, count)
@@ -164,7 +204,3 @@ class TerminalProgress:
             self._bars.console.print(f"note: {message}", soft_wrap=True)
         else:
             say(f"note: {message}")
-
-
-def _terminate(_signal: int, _frame: object) -> None:
-    raise Terminated

@@ -1,6 +1,7 @@
 """The raw table: found, read, and its rows told apart into usable and rejected ones."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,8 +84,11 @@ def read_table(cohort: Cohort, raw: Path) -> pd.DataFrame:
 def _parse(path: Path) -> pd.DataFrame:
     try:
         text = path.read_bytes().decode("utf-8-sig")
-        return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        with warnings.catch_warnings():
+            # A row longer than the header: pandas would drop what is too much and only warn.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
         raise RawDataError(f"{path} cannot be read as a CSV table ({error}): download it again") from error
 
 
