@@ -48,12 +48,14 @@ lint: $(VENV)/.dev
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-$(BIN)/python:
+# A stamp rather than the interpreter: an environment that was cut short has one, and no pip.
+$(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "peftbench needs Python 3.11 or newer, this is %s; name another with PYTHON=..." % sys.version.split()[0])'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
 
 # torch comes first and alone: with everything else in one call pip weighs far more versions.
-$(VENV)/.models: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.models: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo "installing peftbench with its models into $(VENV); the first time this takes some minutes"
 	$(PIP) torch torchvision
 	$(PIP) -e '.[models,offline]'

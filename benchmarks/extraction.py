@@ -38,7 +38,7 @@ def measure(backbone: str, precision_name: str, cohort: str, place: Workspace, r
     engine = Engine(encoder, device, precision, size)
     pictures = open_pictures(place, cohort)
     images, _ = pictures.read(0, len(pictures))
-    recipe = recipe_of(encoder, device, precision)
+    recipe = recipe_of(encoder, device, precision, size)
     crop = encoder.card.transform.crop
     pixels = torch.randint(0, 256, (size, crop, crop), dtype=torch.uint8)
     resident = encoder.card.transform.normalise(pixels.to(device), torch.empty_like(engine.buffer))

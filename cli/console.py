@@ -30,10 +30,16 @@ class Signals:
     def note(self, number: int, _frame: object) -> None:
         """The handler."""
         if self.received is not None:
+            self._write("\x1b[?25h\nstopped at once: what was committed is kept\n")
             os._exit(self.exit_code)
         self.received = signal.Signals(number)
-        if sys.stderr.isatty():
-            say("stopping at the next safe moment; once more to stop at once")
+        self._write("\nstopping at the next safe moment; once more to stop at once\n")
+
+    @staticmethod
+    def _write(text: str) -> None:
+        # Not through Python's buffers: the interrupted code may be in the middle of using them.
+        if os.isatty(2):
+            os.write(2, text.encode())
 
     def check(self) -> None:
         """Raise what was received, here and now."""
@@ -59,7 +65,6 @@ def reported(*, debug: bool) -> Iterator[None]:
     previous = {each: signal.signal(each, SIGNALS.note) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-        SIGNALS.check()
     except KeyboardInterrupt as stop:
         _interrupted(stop, debug=debug)
     except Exception as error:
@@ -98,8 +103,11 @@ def sentence(error: Exception) -> str:
         )
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename}: change its rights, or name another --workspace"
-    if isinstance(error, OSError) and error.errno == errno.EROFS:
-        return f"{error.filename} lies on a read-only file system: name another --workspace"
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f" {error.filename}" if error.filename else ""
+        return f"the system refuses{where} ({error.strerror}): mend that, or name another --workspace, and run again"
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return "out of memory: what was committed is kept; run again with a smaller --batch-size"
     return ""
 
 

@@ -13,7 +13,7 @@ _SHOWN = {
     "tasks": ("name", "cohort", "question", "event", "unit"),
     "backbones": ("name", "family", "pretraining", "parameters", "embedding", "licence", "source"),
     "strategies": ("name", "title", "learns", "runs_in"),
-    "probes": ("name", "what"),
+    "probes": ("name", "kind", "what"),
 }
 
 

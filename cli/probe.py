@@ -55,5 +55,5 @@ def probe(
             for each in result.results
         ]
         columns = ("task", "backbone", "probe", ">folds", ">MCC", ">PR-AUC", ">prevalence")
-        title = "mean ± standard deviation over folds, by patient"
+        title = "mean ± standard deviation over folds; folds are divided by patient"
         answer(result.to_json(), as_json=as_json, table=Table(title, columns, rows))

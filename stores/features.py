@@ -161,9 +161,9 @@ class FeatureStore:
         self._rows.refresh()
         self._index_images()
 
-    def damaged_blocks(self) -> list[Block]:
-        """Appended blocks whose bytes are not what was committed; reads everything."""
-        return self._rows.damaged_blocks()
+    def damaged_blocks(self, start: int = 0) -> list[Block]:
+        """Appended blocks from row `start` on whose bytes are not what was committed; reads them all."""
+        return self._rows.damaged_blocks(start)
 
     def _index_images(self) -> None:
         # Rows are only ever appended, so only the new ones are read.

@@ -82,7 +82,8 @@ class FeatureRecipe:
         output: the tensor that is stored: layer and pooling.
         dtype: of the stored rows, e.g. `float32`.
         precision: of the forward pass: `fp32`, `bf16` or `fp16`.
-        device: kind of device that computed, `cpu` or `cuda`: their last bits differ.
+        device: what computed, e.g. `cpu/AVX512` or `cuda/NVIDIA H100`: their last bits differ.
+        batch_size: images in a forward pass: libraries choose their kernels by shape, and so the last bits.
         libraries: versions of the packages that take part in the forward pass.
         schema: version of this recipe's meaning.
     """
@@ -94,6 +95,7 @@ class FeatureRecipe:
     dtype: str
     precision: str
     device: str
+    batch_size: int
     libraries: Mapping[str, str]
     schema: int = FEATURE_SCHEMA
 

@@ -232,9 +232,9 @@ class RowStore:
         self._commit = Commit.read(self.folder)
         self._group = _open_group(self.folder, "r")
 
-    def damaged_blocks(self) -> list[Block]:
-        """Blocks whose bytes no longer are what was committed; reads everything."""
-        return [block for block in self._commit.blocks if not self._is_sound(block)]
+    def damaged_blocks(self, start: int = 0) -> list[Block]:
+        """Blocks from row `start` on whose bytes no longer are what was committed; reads them all."""
+        return [block for block in self._commit.blocks if block.start >= start and not self._is_sound(block)]
 
     def _is_sound(self, block: Block) -> bool:
         try:
@@ -267,10 +267,11 @@ class RowStore:
             array[start:stop] = rows
         per_file = self.columns[name].rows_per_file
         for index in range(start // per_file, (stop - 1) // per_file + 1):
-            sync_file(self._chunk_path(name, index))
+            path = self._chunk_path(name, index)
+            sync_file(path)
+            for folder in path.relative_to(self.folder).parents:
+                sync_folder(self.folder / folder)
         sync_file(self.folder / name / "zarr.json")
-        for folder in (self.folder / name / "c", self.folder / name):
-            sync_folder(folder)
 
     def _chunk_path(self, name: str, index: int) -> Path:
         return self.folder.joinpath(name, "c", str(index), *["0"] * len(self.columns[name].shape))

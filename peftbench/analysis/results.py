@@ -7,6 +7,7 @@ import pandas as pd
 
 from peftbench.analysis.intervals import Interval, corrected_interval
 from peftbench.protocol.records import Record
+from peftbench.protocol.splits import ratio_of_test_to_train
 
 CONTROL_PREFIX = "control:"
 
@@ -77,9 +78,7 @@ def gain(record: Record, control: Record) -> Interval:
     ours, theirs = (_by_fold(each) for each in (record, control))
     shared = sorted(ours.keys() & theirs.keys())
     differences = [ours[cell] - theirs[cell] for cell in shared]
-    # k-fold with a fifth of all patients as validation: 1 / k test, the rest trains.
-    test = 1.0 / record.config.folds
-    return corrected_interval(differences, test / (1.0 - test - 0.2))
+    return corrected_interval(differences, ratio_of_test_to_train(record.config.folds))
 
 
 def _by_fold(record: Record) -> dict[tuple[int, int], float]:

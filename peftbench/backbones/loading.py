@@ -92,7 +92,7 @@ def find_loader(card: BackboneCard) -> Loader:
         loader: Loader = getattr(importlib.import_module(module), name)()
     except ImportError as error:
         raise MissingPackageError(
-            f"the backbone {card.name!r} needs the package {error.name!r}, which is not installed: "
+            f"the backbone {card.name!r} needs a package that cannot be imported ({error}): "
             "pip install 'peftbench[models,offline]'"
         ) from error
     return loader

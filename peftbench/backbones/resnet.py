@@ -1,5 +1,6 @@
 """ResNet-18 as torchvision has it, with its ImageNet weights."""
 
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -64,7 +65,7 @@ def download(url: str, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), progress=False)
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise WeightsError(
             f"the pretrained weights {path.name} are not on this machine and cannot be downloaded from {url} "
             f"({error}): put that file into {path.parent}, or use the untrained resnet18@random:0 as a control"

@@ -7,16 +7,11 @@ import pandas as pd
 from peftbench.backbones.registry import CARDS
 from peftbench.cohorts.registry import COHORTS, TASKS
 from peftbench.errors import unknown_name
-from peftbench.probing.inputs import VIEW_CONTROL
+from peftbench.probing.registry import CONTROLS, PROBES
 from peftbench.protocol.results import Result
 from peftbench.strategies.registry import STRATEGIES
 
 Kind = Literal["cohorts", "tasks", "backbones", "strategies", "probes"]
-
-PROBES: dict[str, str] = {
-    "logistic": "L2-regularised logistic regression, balanced classes, C chosen on validation: the LP",
-    VIEW_CONTROL: "the control: the same on the view (AP, PA) alone; runs beside every probe",
-}
 
 
 class Listing(Result):
@@ -103,7 +98,8 @@ def _strategies() -> list[dict[str, Any]]:
 
 
 def _probes() -> list[dict[str, Any]]:
-    return [{"name": name, "what": what} for name, what in PROBES.items()]
+    kinds = (("probe", PROBES), ("control", CONTROLS))
+    return [{"name": name, "kind": kind, "what": what} for kind, known in kinds for name, what in known.items()]
 
 
 _ENTRIES = {

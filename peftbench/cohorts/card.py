@@ -37,10 +37,17 @@ def cohort_card(
         "patients": int(frame["patient_id"].nunique()),
         "centers": {str(name): int(count) for name, count in frame["center"].value_counts().sort_index().items()},
         "rejected": dict(sorted(Counter(rejected).items())),
+        "shared_between_patients": shared_between_patients(manifest),
         "policy": policy.recipe,
         "image_store": image_store,
         "tasks": {task.name: _task_card(task, manifest) for task in declared.tasks},
     }
+
+
+def shared_between_patients(manifest: Manifest) -> int:
+    """How many pictures (by their pixels) stand under more than one patient."""
+    owners = manifest.frame[["image_digest", "patient_id"]].drop_duplicates()["image_digest"]
+    return len(set(owners[owners.duplicated()]))
 
 
 def _task_card(task: Task, manifest: Manifest) -> dict[str, Any]:

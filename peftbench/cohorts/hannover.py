@@ -5,6 +5,7 @@ Offsets in its table are days relative to the exam, negative before it.
 
 import pandas as pd
 
+from peftbench.cohorts.columns import mapped, numbers
 from peftbench.cohorts.declaration import Cohort
 from peftbench.protocol.tasks import RowRule, Task
 
@@ -13,15 +14,15 @@ _VIEW_CAVEAT = "patients in intensive care are filmed lying down (AP): the view 
 
 def harmonise(table: pd.DataFrame) -> pd.DataFrame:
     """The table's columns as canonical ones; a patient ever admitted to the ICU carries the event in every image."""
-    to_icu = pd.to_numeric(table["icu_admission_offset"])
-    to_death = pd.to_numeric(table["death_offset"])
+    to_icu = numbers(table, "icu_admission_offset")
+    to_death = numbers(table, "death_offset")
     patient = table["patient_id"]
     return pd.DataFrame(
         {
             "patient": patient,
             "center": "Hannover",
-            "view": table["projection"].str.upper(),
-            "acquired": -pd.to_numeric(table["admission_offset"]),
+            "view": mapped(table, "projection", {"ap": "AP", "pa": "PA", "": None}),
+            "acquired": -numbers(table, "admission_offset"),
             "icu": to_icu.notna().groupby(patient).transform("any").map({True: "yes", False: "no"}),
             "death": to_death.notna().groupby(patient).transform("any").map({True: "yes", False: "no"}),
             "days_to_icu": to_icu,
@@ -59,6 +60,7 @@ HANNOVER = Cohort(
             question="Will the patient be admitted to intensive care, from the first image?",
             label="icu",
             event="yes",
+            no_event="no",
             outcome="icu",
             first_image_only=True,
             caveat=f"{_VIEW_CAVEAT}; some first images were taken after admission to the ICU",
@@ -69,6 +71,7 @@ HANNOVER = Cohort(
             question="Will the patient be admitted to intensive care, from images up to the day of admission?",
             label="icu",
             event="yes",
+            no_event="no",
             outcome="icu",
             rules=(
                 RowRule(
@@ -86,6 +89,7 @@ HANNOVER = Cohort(
             question="Was or will the patient be in intensive care, from any image?",
             label="icu",
             event="yes",
+            no_event="no",
             outcome="icu",
             caveat=f"{_VIEW_CAVEAT}; most images were taken in the ICU and show its tubes and lines",
         ),
@@ -95,6 +99,7 @@ HANNOVER = Cohort(
             question="Will the patient die, from any image?",
             label="death",
             event="yes",
+            no_event="no",
             outcome="death",
             caveat="five patients died: any score rests on a handful of people",
         ),

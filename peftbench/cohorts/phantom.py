@@ -5,6 +5,7 @@ The embedded default: it runs without a download, and the right answer is known.
 
 import pandas as pd
 
+from peftbench.cohorts.columns import mapped, numbers
 from peftbench.cohorts.declaration import Cohort
 from peftbench.protocol.tasks import Task
 
@@ -15,11 +16,11 @@ def harmonise(table: pd.DataFrame) -> pd.DataFrame:
         {
             "patient": table["patient_id"],
             "center": table["center"],
-            "view": table["view"],
-            "acquired": pd.to_numeric(table["day"]),
-            "icu": table["icu"].map({"1": "yes", "0": "no"}),
-            "opacity_extent": pd.to_numeric(table["opacity_extent"]),
-            "bits": pd.to_numeric(table["bits"]),
+            "view": mapped(table, "view", {"ap": "AP", "pa": "PA"}),
+            "acquired": numbers(table, "day"),
+            "icu": mapped(table, "icu", {"1": "yes", "0": "no"}),
+            "opacity_extent": numbers(table, "opacity_extent"),
+            "bits": numbers(table, "bits"),
         }
     )
 
@@ -42,6 +43,7 @@ PHANTOM = Cohort(
             question="Will the patient be admitted to intensive care, from the first image?",
             label="icu",
             event="yes",
+            no_event="no",
             outcome="icu",
             first_image_only=True,
             caveat="generated images: a check of the method, not of medicine",
@@ -52,6 +54,7 @@ PHANTOM = Cohort(
             question="Will the patient be admitted to intensive care, from any image?",
             label="icu",
             event="yes",
+            no_event="no",
             outcome="icu",
             caveat="generated images: a check of the method, not of medicine",
         ),

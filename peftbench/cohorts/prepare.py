@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from peftbench.cohorts.card import cohort_card
+from peftbench.cohorts.card import cohort_card, shared_between_patients
 from peftbench.cohorts.declaration import Cohort
 from peftbench.cohorts.registry import get_cohort
 from peftbench.cohorts.table import RawRows, Rejection, file_names, read_rows
@@ -82,6 +82,8 @@ def _generate(place: Workspace, told: Progress) -> Path:
 
 
 def _bring_in(declared: Cohort, rows: RawRows, place: Workspace, policy: PixelPolicy, told: Progress) -> PrepareResult:
+    # Of all rows, before files are looked at: a label may stand in the row of an unreadable picture.
+    canonical = _harmonised(declared, rows)
     folder = place.images(declared.name, policy.digest)
     store = ImageStore.create(folder, policy.recipe, policy.side)
     pictures = _store_pictures(store, rows, policy, told)
@@ -92,8 +94,14 @@ def _bring_in(declared: Cohort, rows: RawRows, place: Workspace, policy: PixelPo
             f"none of the {len(pictures) + len(rows.rejected)} images of {declared.name} can be used{first}: "
             "check the folder given with --raw"
         )
-    manifest = _manifest(declared, rows, pictures, store)
+    manifest = _manifest(declared, rows, canonical, pictures, store)
     result = _result(declared, manifest, rejected)
+    shared = shared_between_patients(manifest)
+    if shared:
+        told.note(
+            f"{shared} images stand under several patients with the same pixels: a split by patient cannot keep "
+            "them apart; look at them before believing a score"
+        )
     # The manifest comes last: a cohort is prepared when it has one.
     card = cohort_card(declared, manifest, [each.reason for each in rejected], policy, folder.name)
     write_atomic(place.card(declared.name), canonical_json(card))
@@ -118,7 +126,8 @@ def _store_pictures(store: ImageStore, rows: RawRows, policy: PixelPolicy, told:
             done.append(picture._replace(pixels=None))
             if picture.pixels is not None:
                 waiting.append(picture)
-            if len(waiting) == SHARD_ROWS:
+            # So that an interruption does not leave all later shards half full.
+            if waiting and (len(store) + len(waiting)) % SHARD_ROWS == 0:
                 commit()
     finally:
         commit()
@@ -154,15 +163,19 @@ def _unreadable(declared: Cohort, rows: RawRows, pictures: list[Picture]) -> lis
     return [Rejection(name, each.fault) for name, each in zip(names, pictures, strict=True) if each.fault]
 
 
-def _manifest(declared: Cohort, rows: RawRows, pictures: list[Picture], store: ImageStore) -> Manifest:
+def _harmonised(declared: Cohort, rows: RawRows) -> pd.DataFrame:
     try:
-        # Before unreadable pictures are dropped: a label may stand in another row of the same patient.
-        canonical = declared.harmonise(rows.table)
+        return declared.harmonise(rows.table)
     except (ValueError, KeyError) as error:
         raise RawDataError(
             f"{declared.table} of {declared.name} has a value that is not understood: {error}: "
             f"compare it with the published table of {declared.title}"
         ) from error
+
+
+def _manifest(
+    declared: Cohort, rows: RawRows, canonical: pd.DataFrame, pictures: list[Picture], store: ImageStore
+) -> Manifest:
     usable = [not each.fault for each in pictures]
     kept = [each for each in pictures if not each.fault]
     raw_ids = rows.table.loc[usable, declared.id_column]

@@ -1,6 +1,7 @@
 """Where the forward pass runs and in what precision."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
@@ -63,6 +64,13 @@ def pick_precision(name: str, device: torch.device, bf16_cosine: float | None = 
     raise ConfigError(f"unknown precision {name!r}: expected auto, fp32, bf16 or fp16")
 
 
+def device_kind(device: torch.device) -> str:
+    """What computes, as far as its last bits depend on it: the processor's vector instructions, or the GPU's model."""
+    if device.type == "cuda":
+        return f"cuda/{torch.cuda.get_device_name(device)}"
+    return f"cpu/{torch.backends.cpu.get_cpu_capability()}"
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 in hardware (emulated, it is slower than fp32)."""
     if device.type == "cuda":
@@ -71,9 +79,13 @@ def has_bf16(device: torch.device) -> bool:
     return capabilities != "DEFAULT" and bool(torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001 - no public name
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """The context in which a forward pass has that precision; fp32 is exact fp32 (no TF32)."""
-    if precision == "fp32":
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
-    return torch.autocast(device.type, dtype=_DTYPES[precision], enabled=precision != "fp32")
+@contextmanager
+def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
+    """The context in which a forward pass has that precision; what stays fp32 in it is exact fp32 (no TF32)."""
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, dtype=_DTYPES[precision], enabled=precision != "fp32"):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn

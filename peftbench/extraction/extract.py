@@ -11,7 +11,7 @@ from peftbench.backbones.loading import Encoder, library_versions, load_encoder
 from peftbench.backbones.registry import BackboneSpec, parse_backbone
 from peftbench.cohorts.registry import get_cohort
 from peftbench.errors import ConfigError, NotPreparedError
-from peftbench.extraction.device import Precision, pick_device, pick_precision
+from peftbench.extraction.device import Precision, device_kind, pick_device, pick_precision
 from peftbench.extraction.embed import Engine, embed_missing
 from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.progress import Progress, Silent
@@ -50,7 +50,7 @@ def extract(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: of the forward pass: `auto` (bf16 where the hardware has it and the backbone's card says
             that its features keep; else fp32), `fp32`, `bf16` or `fp16`.
-        batch_size: pictures in a forward pass.
+        batch_size: pictures in a forward pass; part of the key, as its last bits depend on it.
         progress: who is told how far it is.
 
     Raises:
@@ -95,7 +95,7 @@ def open_pictures(place: Workspace, cohort: str) -> ImageStore:
     return ImageStore.open(place.images(cohort, name))
 
 
-def recipe_of(encoder: Encoder, device: torch.device, precision: Precision) -> FeatureRecipe:
+def recipe_of(encoder: Encoder, device: torch.device, precision: Precision, batch_size: int) -> FeatureRecipe:
     """Everything that changes the bytes of this encoder's features."""
     card = encoder.card
     return FeatureRecipe(
@@ -105,7 +105,8 @@ def recipe_of(encoder: Encoder, device: torch.device, precision: Precision) -> F
         output=card.output,
         dtype=DTYPE,
         precision=precision,
-        device=device.type,
+        device=device_kind(device),
+        batch_size=batch_size,
         libraries=library_versions(card),
     )
 
@@ -120,8 +121,10 @@ def _extract_one(
     batch_size: int,
     told: Progress,
 ) -> ExtractRow:
+    told.start(f"loading {spec.title}", 1)
     encoder = load_encoder(spec)
-    recipe = recipe_of(encoder, device, precision)
+    told.advance()
+    recipe = recipe_of(encoder, device, precision, batch_size)
     store = FeatureStore.create(place.features(spec.name, recipe.key), recipe, spec.card.embedding)
     images = list(dict.fromkeys(manifest.frame["image_digest"].tolist()))
     seconds, embedded = 0.0, 0
@@ -132,7 +135,9 @@ def _extract_one(
             embedded = len(missing)
             told.start(f"embedding {manifest.cohort} with {spec.title} ({precision}, {device})", embedded)
             engine = Engine(encoder, device, precision, batch_size)
+            before = len(store)
             seconds = embed_missing(engine, pictures, store, missing, told)
+            _assert_written(store, before)
     _assert_complete(store, images)
     return ExtractRow(
         cohort=manifest.cohort,
@@ -145,6 +150,12 @@ def _extract_one(
         images_per_second=embedded / seconds if seconds else 0.0,
         store=str(store.folder),
     )
+
+
+def _assert_written(store: FeatureStore, before: int) -> None:
+    """Read back what was added: it must be what was computed."""
+    if store.damaged_blocks(before):
+        raise StoreDamagedError(f"rows just written to {store.folder} do not read back as they were: check the disk")
 
 
 def _assert_complete(store: FeatureStore, images: Sequence[str]) -> None:

@@ -12,6 +12,9 @@ from peftbench.protocol.metrics import balanced_log_loss
 from peftbench.protocol.splits import Split
 from peftbench.protocol.tasks import TaskRows
 
+PROBE_SCHEMA = 1
+"""Raised whenever the same features and split would give other predictions."""
+
 COSTS: tuple[float, ...] = tuple(float(f"{10.0**power:.6g}") for power in np.arange(-5.0, 1.25, 0.5))
 """Values of C that are tried: 1e-5 to 10, two a decade."""
 

@@ -1,5 +1,6 @@
 """What a probe reads: stored features of a task's images, or what a control is allowed to see."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +13,10 @@ from peftbench.errors import NotPreparedError, unknown_name
 from peftbench.protocol.progress import Progress
 from peftbench.protocol.tasks import TaskRows
 from peftbench.protocol.workspace import Workspace
-from stores.errors import StoreNotFoundError
+from stores.errors import StoreDamagedError, StoreError, StoreNotFoundError
 from stores.features import FeatureStore
 from stores.keys import digest_of
-from stores.rows import COMMIT_FILE
+from stores.rows import ADVICE, COMMIT_FILE
 
 VIEWS = ("AP", "PA")
 """Views that the view control tells apart; all others are one more."""
@@ -37,6 +38,12 @@ class ProbeInput(NamedTuple):
     matrix: npt.NDArray[np.floating]
     identity: str
     origin: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the matrix: its type, shape and bytes."""
+        header = f"{self.matrix.dtype}:{self.matrix.shape}:".encode()
+        return hashlib.sha256(header + np.ascontiguousarray(self.matrix).tobytes()).hexdigest()
 
 
 def view_control(rows: TaskRows) -> ProbeInput:
@@ -64,7 +71,7 @@ def stored_features(
         StoreDamagedError: the store's bytes are not sound.
     """
     images = rows.frame["image_digest"].tolist()
-    candidates = complete_stores(place, backbone, images, rows.task.cohort, pin)
+    candidates = complete_stores(place, backbone, images, rows.task.cohort, told, pin)
     if len(candidates) > 1:
         told.note(
             f"{len(candidates)} feature stores of {backbone} hold all images of {rows.task.name}: "
@@ -76,12 +83,13 @@ def stored_features(
 
 
 def complete_stores(
-    place: Workspace, backbone: str, images: Sequence[str], cohort: str, pin: str | None = None
+    place: Workspace, backbone: str, images: Sequence[str], cohort: str, told: Progress, pin: str | None = None
 ) -> list[FeatureStore]:
-    """Feature stores of a backbone that hold all the images, the newest first.
+    """Sound feature stores of a backbone that hold all the images, the newest first.
 
     Raises:
         NotPreparedError: there is none.
+        StoreDamagedError: the only ones are damaged.
     """
     command = f"run `peftbench extract {cohort} --backbone {backbone}`"
     folders = [path.parent for path in place.features_of(backbone).glob(f"*/{COMMIT_FILE}")]
@@ -94,7 +102,7 @@ def complete_stores(
             f"there are {', '.join(sorted(folder.name for folder in folders))}"
         )
     newest = sorted(chosen, key=lambda folder: (-_committed(folder), folder.name))
-    opened = [FeatureStore.open(folder) for folder in newest]
+    opened = _sound(newest, told)
     complete = [store for store in opened if not store.missing(images)]
     if not complete:
         least = min(len(store.missing(images)) for store in opened)
@@ -103,6 +111,25 @@ def complete_stores(
             f"{cohort!r}: {command} again; it embeds what is missing"
         )
     return complete
+
+
+def _sound(folders: Sequence[Path], told: Progress) -> list[FeatureStore]:
+    """Open and verify stores; damaged ones are passed over with a note, unless there is nothing else."""
+    sound, faults = [], []
+    for folder in folders:
+        try:
+            store = FeatureStore.open(folder)
+            damaged = store.damaged_blocks()
+            if damaged:
+                raise StoreDamagedError(f"{len(damaged)} blocks of the store {folder} are damaged: {ADVICE}")
+            sound.append(store)
+        except StoreError as error:
+            faults.append(error)
+    if not sound:
+        raise faults[0]
+    for fault in faults:
+        told.note(f"passed over: {fault}")
+    return sound
 
 
 def _committed(folder: Path) -> int:

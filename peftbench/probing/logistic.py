@@ -23,6 +23,8 @@ import numpy.typing as npt
 from scipy import linalg
 from scipy.special import expit
 
+from peftbench.errors import PeftbenchError
+
 Matrix = npt.NDArray[np.float64]
 Vector = npt.NDArray[np.float64]
 
@@ -36,7 +38,7 @@ RANK_TOLERANCE = 1e-12
 """Eigenvalues of the Gram matrix below this share of the largest are zero."""
 
 
-class ConvergenceError(RuntimeError):
+class ConvergenceError(PeftbenchError, RuntimeError):
     """Newton's method did not arrive: the features hold something that is not a number, or differ by many orders."""
 
 

@@ -8,11 +8,13 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from peftbench.cohorts.registry import get_task
-from peftbench.errors import ConfigError
-from peftbench.probing.cells import COSTS, Cell, probe_fold
+from peftbench.errors import ConfigError, unknown_name
+from peftbench.probing.cells import COSTS, PROBE_SCHEMA, Cell, probe_fold
 from peftbench.probing.inputs import ProbeInput, stored_features, view_control
+from peftbench.probing.registry import PROBES
 from peftbench.protocol import provenance
 from peftbench.protocol.manifest import Manifest
+from peftbench.protocol.metrics import METRICS_SCHEMA
 from peftbench.protocol.progress import Progress, Silent
 from peftbench.protocol.records import (
     Record,
@@ -65,8 +67,10 @@ def probe(
     """
     tasks = [get_task(name) for name in ([task] if isinstance(task, str) else task)]
     backbones = list(dict.fromkeys([backbone] if isinstance(backbone, str) else backbone))
-    if probe != "logistic":
-        raise ConfigError(f"unknown probe {probe!r}: known is logistic. `peftbench list probes` shows all.")
+    if probe not in PROBES:
+        raise unknown_name("probe", probe, PROBES, "peftbench list probes")
+    if seed < 0:
+        raise ConfigError(f"--seed is {seed}, expected 0 or more")
     if not backbones and not control:
         raise ConfigError("nothing to probe: name a backbone with --backbone, or leave the control on")
     place, told = Workspace.at(workspace), progress or Silent()
@@ -129,10 +133,18 @@ def _config(rows: TaskRows, split: Split, given: ProbeInput) -> RunConfig:
         shots=None,
         draws=1,
         seed=split.seed,
-        settings={"C": list(COSTS), "class_weight": "balanced", "standardised": True, "chosen_on": "balanced log loss"},
+        settings={
+            "C": list(COSTS),
+            "class_weight": "balanced",
+            "standardised": True,
+            "chosen_on": "balanced log loss",
+            "probe_schema": PROBE_SCHEMA,
+            "metrics_schema": METRICS_SCHEMA,
+        },
         task_digest=rows.digest,
         split_digest=split.digest,
         features=given.identity,
+        features_digest=given.digest,
         version=provenance.version(),
     )
 

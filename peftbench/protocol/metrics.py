@@ -14,6 +14,9 @@ import numpy.typing as npt
 FloatVector = npt.NDArray[np.float64]
 IntVector = npt.NDArray[np.int64]
 
+METRICS_SCHEMA = 1
+"""Raised whenever a metric of the same predictions would come out otherwise."""
+
 THRESHOLD = 0.5
 """The paper's decision threshold."""
 

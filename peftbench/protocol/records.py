@@ -7,6 +7,7 @@ atomically: a folder without a sound `record.json` is no record.
 
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +51,8 @@ class RunConfig(BaseModel):
         settings: of the probe.
         task_digest: of the task's rows and labels.
         split_digest: of the division.
-        features: key of the feature store, or what the control sees.
+        features: key of the feature store, or of what the control sees.
+        features_digest: of the matrix that was probed.
         version: of peftbench.
     """
 
@@ -70,6 +72,7 @@ class RunConfig(BaseModel):
     task_digest: str
     split_digest: str
     features: str
+    features_digest: str
     version: str
 
     @property
@@ -150,8 +153,8 @@ class Record(BaseModel):
     def score(self, metric: str, unit: str) -> tuple[float, float]:
         """Mean and standard deviation of a metric over folds and draws; NaN where it is not defined."""
         found = self.summary[unit][metric]
-        mean, std = (float("nan") if found[key] is None else found[key] for key in ("mean", "std"))
-        return float(mean or 0.0), float(std or 0.0)
+        mean, std = found["mean"], found["std"]
+        return math.nan if mean is None else float(mean), math.nan if std is None else float(std)
 
 
 def score_folds(predictions: pd.DataFrame, chosen: Mapping[tuple[int, int], Mapping[str, float]]) -> list[FoldScore]:

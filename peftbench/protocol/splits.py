@@ -103,6 +103,12 @@ def k_fold(rows: TaskRows, folds: int = 5, seed: int = 0) -> Split:
     return Split(rows.task.name, "k-fold", seed, made, pd.concat(parts, ignore_index=True), notes)
 
 
+def ratio_of_test_to_train(folds: int) -> float:
+    """Size of a test part by size of a training part, of `k_fold` with so many folds."""
+    test = 1.0 / folds
+    return test / (1.0 - test - VALIDATION_SHARE)
+
+
 def patient_events(frame: pd.DataFrame) -> dict[str, int]:
     """Patient to class: 1 if any of the patient's images has the event; in the sorted order of the names."""
     most = frame.groupby("patient_id")["event"].max()

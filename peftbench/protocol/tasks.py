@@ -18,6 +18,10 @@ class EmptyTaskError(PeftbenchError, ValueError):
     """No row of the cohort is left for the task."""
 
 
+class LabelError(PeftbenchError, ValueError):
+    """A label holds a value that is neither class of its task."""
+
+
 class RowRule(BaseModel):
     """A reason to leave rows of the manifest out.
 
@@ -59,6 +63,7 @@ class Task(BaseModel):
         question: in a sentence.
         label: column of the manifest.
         event: the value of the label that is the positive class, always the adverse outcome.
+        no_event: the value of the label that is the negative class; any other is refused.
         outcome: what the event is, comparable across cohorts (`icu`, `death`, `severity`).
         unit: what a headline score counts: images, or patients (mean score of a patient's images).
         rules: rows to leave out.
@@ -74,6 +79,7 @@ class Task(BaseModel):
     question: str
     label: str
     event: str
+    no_event: str
     outcome: str
     unit: Unit = "image"
     rules: tuple[RowRule, ...] = ()
@@ -141,6 +147,7 @@ def rows_of(task: Task, manifest: Manifest) -> TaskRows:
 
     Raises:
         EmptyTaskError: none is left.
+        LabelError: a label is neither the event nor its absence.
     """
     frame = manifest.frame
     exclusions = []
@@ -155,6 +162,13 @@ def rows_of(task: Task, manifest: Manifest) -> TaskRows:
     if frame.empty:
         told = "; ".join(f"{each.reason}: {each.images}" for each in exclusions)
         raise EmptyTaskError(f"the task {task.name!r} has no image left of cohort {task.cohort!r} ({told})")
-    events = (frame[task.label].astype(str) == task.event).astype(np.int64)
+    label = frame[task.label].astype(str)
+    strange = sorted(set(label) - {task.event, task.no_event})
+    if strange:
+        raise LabelError(
+            f"the label {task.label!r} of cohort {task.cohort!r} holds {', '.join(map(repr, strange[:5]))}, "
+            f"expected {task.event!r} or {task.no_event!r}: prepare the cohort again"
+        )
+    events = (label == task.event).astype(np.int64)
     frame = frame.assign(event=events).reset_index(drop=True)
     return TaskRows(task, frame, tuple(each for each in exclusions if each.images))

@@ -37,6 +37,7 @@ def record(
             "task_digest": f"rows of {task}",
             "split_digest": f"split of {task}",
             "features": backbone * 9,
+            "features_digest": "d" * 64,
             "version": "0.1.0",
             **changes,
         }

@@ -4,16 +4,23 @@ import pytest
 
 import peftbench
 from peftbench.backbones.registry import CARDS
-from peftbench.benchmark.catalogue import PROBES, list_names
+from peftbench.benchmark.catalogue import list_names
 from peftbench.cohorts.registry import COHORTS, TASKS
 from peftbench.errors import UnknownNameError
+from peftbench.probing.registry import CONTROLS, PROBES
 from peftbench.strategies.registry import STRATEGIES
 
 
 class TestListing:
     @pytest.mark.parametrize(
         ("kind", "registry"),
-        [("cohorts", COHORTS), ("tasks", TASKS), ("backbones", CARDS), ("strategies", STRATEGIES), ("probes", PROBES)],
+        [
+            ("cohorts", COHORTS),
+            ("tasks", TASKS),
+            ("backbones", CARDS),
+            ("strategies", STRATEGIES),
+            ("probes", PROBES | CONTROLS),
+        ],
     )
     def test_a_kind_lists_its_registry_whole(self, kind: str, registry: dict[str, object]) -> None:
         listing = list_names(kind)  # type: ignore[arg-type]

@@ -215,7 +215,12 @@ class TestFullDisk:
 
     @pytest.mark.parametrize(
         ("number", "part"),
-        [(errno.EDQUOT, "no space left"), (errno.EACCES, "no permission for"), (errno.EROFS, "read-only file system")],
+        [
+            (errno.EDQUOT, "no space left"),
+            (errno.EACCES, "no permission for"),
+            (errno.EROFS, "the system refuses"),
+            (errno.EIO, "the disk says no"),
+        ],
     )
     def test_other_troubles_of_a_disk_have_their_sentence(
         self, raw: Path, monkeypatch: pytest.MonkeyPatch, number: int, part: str

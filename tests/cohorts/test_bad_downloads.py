@@ -214,13 +214,14 @@ class TestRows:
         assert result.images == len(ROWS)
         assert [each.reason for each in result.rejected] == ["the path leads out of the raw folder"]
 
-    def test_a_link_that_leads_out_of_the_download_is_not_followed(self, raw: Path, place: Workspace) -> None:
-        secret = raw.parent / "secret.png"
-        Image.fromarray(picture(77)).save(secret)
+    def test_a_link_to_another_disk_is_followed(self, raw: Path, place: Workspace) -> None:
+        """Downloads kept by DataLad or on a cluster are folders of links; what may not lead out is the table's text."""
+        elsewhere = raw.parent / "elsewhere.png"
+        Image.fromarray(picture(77)).save(elsewhere)
         image_file(raw, "b0000003").unlink()
-        image_file(raw, "b0000003").symlink_to(secret)
+        image_file(raw, "b0000003").symlink_to(elsewhere)
         result = prepare("hannover", raw, workspace=place)
-        assert [each.reason for each in result.rejected] == ["the path leads out of the raw folder"]
+        assert (result.images, result.rejected) == (len(ROWS), [])
 
     @pytest.mark.parametrize("image", ["x" * 300, "con\x01trol", "tab\there", "b0000001\x00"])
     def test_a_name_that_no_file_can_have_is_rejected_like_any_other(

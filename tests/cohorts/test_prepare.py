@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from peftbench.cohorts.synthesis import PhantomConfig, write_phantom
 from peftbench.errors import ConfigError, RawDataError, UnknownNameError, WorkspaceError
 from peftbench.imaging.decode import PixelPolicy
 from peftbench.protocol.manifest import Manifest
+from peftbench.protocol.progress import Silent
 from peftbench.protocol.workspace import ENVIRONMENT, Workspace
 from stores.errors import StoreLockedError
 from stores.images import ImageStore
@@ -321,3 +323,31 @@ def test_a_download_that_became_bad_leaves_the_old_manifest_alone(raw: Path, pla
         with pytest.raises(RawDataError):
             prepare("hannover", raw, workspace=place)
         assert (place.manifest("hannover").read_bytes(), place.card("hannover").read_bytes()) == before
+
+
+class TestSharedPixels:
+    def test_one_picture_of_two_patients_is_said_and_counted(self, tmp_path: Path, place: Workspace) -> None:
+        """A split by patient cannot keep such images apart."""
+        raw = write_hannover(tmp_path / "raw", ROWS)
+        names = [row.image for row in {row.patient: row for row in ROWS}.values()][:2]
+        shutil.copyfile(image_file(raw, names[0]), image_file(raw, names[1]))
+        told = Listening()
+        prepare("hannover", raw, workspace=place, progress=told)
+        assert json.loads(place.card("hannover").read_text())["shared_between_patients"] == 1
+        assert [note for note in told.notes if note.startswith("1 images stand under several patients")]
+
+    def test_where_no_picture_is_shared_nothing_is_said(self, tmp_path: Path, place: Workspace) -> None:
+        told = Listening()
+        prepare("hannover", write_hannover(tmp_path / "raw", ROWS), workspace=place, progress=told)
+        assert json.loads(place.card("hannover").read_text())["shared_between_patients"] == 0
+        assert told.notes == []
+
+
+class Listening(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)

@@ -13,7 +13,9 @@ from peftbench.protocol.workspace import Workspace
 from stores.features import FeatureStore
 from stores.keys import FeatureRecipe
 
-TASK = Task(name="TOY", cohort="toy", question="Will it happen?", label="outcome", event="yes", outcome="icu")
+TASK = Task(
+    name="TOY", cohort="toy", question="Will it happen?", label="outcome", event="yes", no_event="no", outcome="icu"
+)
 
 BACKBONE = "resnet18@random:0"
 DIM = 6
@@ -52,6 +54,7 @@ def recipe(**changes: Any) -> FeatureRecipe:
         "dtype": "float32",
         "precision": "fp32",
         "device": "cpu",
+        "batch_size": 16,
         "libraries": {"torch": "2.6"},
     }
     return FeatureRecipe(**{**words, **changes})

@@ -238,8 +238,12 @@ class TestErrors:
             probe("PHA_icu", "efficientnet-lite0", workspace=place)
 
     def test_an_unknown_probe_is_refused(self, place: Workspace) -> None:
-        with pytest.raises(ConfigError, match="'forest'"):
-            probe("PHA_icu", BACKBONE, workspace=place, probe="forest")  # type: ignore[arg-type]
+        with pytest.raises(UnknownNameError, match="unknown probe 'logistics': did you mean logistic"):
+            probe("PHA_icu", BACKBONE, workspace=place, probe="logistics")
+
+    def test_a_negative_seed_is_refused(self, place: Workspace) -> None:
+        with pytest.raises(ConfigError, match="--seed is -1, expected 0 or more"):
+            probe("PHA_icu", BACKBONE, workspace=place, seed=-1)
 
     def test_neither_backbone_nor_control_is_nothing_to_do(self, place: Workspace) -> None:
         with pytest.raises(ConfigError, match="nothing to probe"):

@@ -103,6 +103,23 @@ class TestStoredFeatures:
         with pytest.raises(StoreDamagedError):
             read(place)
 
+    def test_a_damaged_store_is_passed_over_for_a_sound_one_and_that_is_said(self, place: Workspace) -> None:
+        sound = store(place, IMAGES, age=9, weights="1" * 64)
+        damaged = store(place, IMAGES, age=1)
+        path = damaged.folder / "embedding" / "c" / "0" / "0"
+        path.write_bytes(path.read_bytes()[:-1])
+        found, notes = read(place)
+        assert found.identity == sound.recipe.key
+        assert len(notes) == 1
+        assert notes[0].startswith("passed over: ")
+
+    def test_the_digest_is_of_what_is_probed_and_of_nothing_else(self, place: Workspace) -> None:
+        made = store(place, IMAGES)
+        first = read(place)[0].digest
+        made.append([f"{99:064x}"], np.ones((1, DIM), dtype=np.float32))
+        assert read(place)[0].digest == first, "images of other cohorts play no part"
+        assert read(place)[0]._replace(matrix=read(place)[0].matrix + 1).digest != first
+
 
 class TestViewControl:
     def test_it_sees_the_view_and_nothing_else(self) -> None:

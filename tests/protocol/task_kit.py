@@ -8,7 +8,9 @@ import pandas as pd
 from peftbench.protocol.manifest import REQUIRED
 from peftbench.protocol.tasks import Task, TaskRows
 
-TASK = Task(name="TOY", cohort="toy", question="Will it happen?", label="outcome", event="yes", outcome="icu")
+TASK = Task(
+    name="TOY", cohort="toy", question="Will it happen?", label="outcome", event="yes", no_event="no", outcome="icu"
+)
 
 
 def manifest_frame(patients: Sequence[str], **columns: Sequence[object]) -> pd.DataFrame:

@@ -42,6 +42,7 @@ CONFIG = RunConfig(
     task_digest="t" * 64,
     split_digest="s" * 64,
     features="f" * 64,
+    features_digest="d" * 64,
     version="0.1.0",
 )
 
@@ -60,6 +61,7 @@ CHANGES: dict[str, Any] = {
     "task_digest": "u" * 64,
     "split_digest": "u" * 64,
     "features": "u" * 64,
+    "features_digest": "u" * 64,
     "version": "0.1.1",
 }
 

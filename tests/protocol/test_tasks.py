@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from task_kit import TASK, manifest_frame
 
 from peftbench.protocol.manifest import Manifest
-from peftbench.protocol.tasks import EmptyTaskError, Exclusion, RowRule, Task, rows_of
+from peftbench.protocol.tasks import EmptyTaskError, Exclusion, LabelError, RowRule, Task, rows_of
 
 PATIENTS = ["a", "a", "a", "b", "b", "c", "d"]
 FRAME = manifest_frame(
     PATIENTS,
-    outcome=["yes", "yes", "yes", "no", "no", None, "other"],
+    outcome=["yes", "yes", "yes", "no", "no", None, "no"],
     modality=["CR", "CT", "CR", "CT", "CR", "CR", None],
     days=[-1.0, 3.0, 0.0, 2.0, np.nan, 1.0, 5.0],
 )
@@ -50,6 +50,11 @@ class TestRules:
 
 
 class TestRows:
+    def test_a_label_that_is_neither_class_is_refused_by_name(self) -> None:
+        frame = FRAME.assign(outcome=["yes", "yes", "yes", "no", "no", None, "maybe"])
+        with pytest.raises(LabelError, match="'outcome' of cohort 'toy' holds 'maybe', expected 'yes' or 'no'"):
+            rows_of(task(), Manifest("toy", frame))
+
     def test_without_rules_every_labelled_row_is_used(self) -> None:
         rows = rows_of(task(), MANIFEST)
         assert rows.frame["sample_id"].tolist() == [f"s-{row:03d}" for row in (0, 1, 2, 3, 4, 6)]

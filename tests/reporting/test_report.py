@@ -42,7 +42,7 @@ def _store(place: Workspace, backbone: str, precision: str, informed: float, see
     """Features of all phantom images that hold `informed` times the extent of opacities beside noise."""
     frame = Manifest.read("phantom", place.manifest("phantom")).frame.drop_duplicates("image_digest")
     recipe = FeatureRecipe(
-        "test:made-up", f"{seed:064x}", "resize(8)", "pool", "float32", precision, "cpu", {"made-up": "1"}
+        "test:made-up", f"{seed:064x}", "resize(8)", "pool", "float32", precision, "cpu", 16, {"made-up": "1"}
     )
     matrix = np.random.default_rng(seed).normal(size=(len(frame), 6)).astype(np.float32)
     matrix[:, 0] += informed * frame["opacity_extent"].to_numpy(dtype=np.float32)
@@ -90,7 +90,7 @@ def _record(backbone: str, mcc: Sequence[float], *, task: str = "T", **changes: 
     settings: dict[str, Any] = {
         "task": task, "backbone": backbone, "strategy": "LP", "probe": "logistic", "regime": "full",
         "scheme": "k-fold", "folds": len(mcc), "shots": None, "draws": 1, "seed": 0, "settings": {"C": [0.1, 1.0]},
-        "task_digest": "t", "split_digest": "s", "features": "f" * 64, "version": "1",
+        "task_digest": "t", "split_digest": "s", "features": "f" * 64, "features_digest": "d" * 64, "version": "1",
     }  # fmt: skip
     config = RunConfig(**{**settings, **{key: value for key, value in changes.items() if key in settings}})
     facts = {"question": "Why?", "cohort": "made-up", "unit": "image", "caveat": "few patients", "images": 50}

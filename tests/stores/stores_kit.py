@@ -18,7 +18,8 @@ RECIPE = FeatureRecipe(
     output="layer4|avgpool",
     dtype="float32",
     precision="fp32",
-    device="cpu",
+    device="cpu/AVX512",
+    batch_size=16,
     libraries={"torch": "2.6.0", "timm": "1.0.15"},
 )
 

@@ -30,7 +30,8 @@ CHANGES = {
     "output": "layer4|maxpool",
     "dtype": "float16",
     "precision": "bf16",
-    "device": "cuda",
+    "device": "cuda/NVIDIA H100",
+    "batch_size": 8,
     "libraries": {"torch": "2.6.1", "timm": "1.0.15"},
     "schema": 2,
 }
@@ -79,7 +80,7 @@ class TestFeatureRecipe:
 
     def test_the_key_is_the_digest_of_the_written_out_recipe(self) -> None:
         text = (
-            '{"architecture":"timm:tiny","device":"cpu","dtype":"float32",'
+            '{"architecture":"timm:tiny","batch_size":16,"device":"cpu/AVX512","dtype":"float32",'
             '"libraries":{"timm":"1.0.15","torch":"2.6.0"},"output":"layer4|avgpool","precision":"fp32","schema":1,'
             '"transform":"resize(224,bicubic,antialias)|normalize(0.5)","weights":"' + "0" * 64 + '"}'
         )
