@@ -1,7 +1,7 @@
 """The raw table: found, read, and its rows told apart into usable and rejected ones."""
 
+import csv
 import io
-import warnings
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -84,12 +84,22 @@ def read_table(cohort: Cohort, raw: Path) -> pd.DataFrame:
 def _parse(path: Path) -> pd.DataFrame:
     try:
         text = path.read_bytes().decode("utf-8-sig")
-        with warnings.catch_warnings():
-            # A row longer than the header: pandas would drop what is too much and only warn.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
+        _refuse_ragged(path, text)
+        return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
+    except (UnicodeDecodeError, csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise RawDataError(f"{path} cannot be read as a CSV table ({error}): download it again") from error
+
+
+def _refuse_ragged(path: Path, text: str) -> None:
+    """Refuse rows that are shorter or longer than the header: pandas would fill up the ones and cut the others."""
+    rows = csv.reader(io.StringIO(text, newline=""))
+    header = next(rows, [])
+    for row in rows:
+        if row and len(row) != len(header):
+            raise RawDataError(
+                f"{path} is no whole table: line {rows.line_num} has {len(row)} cells, the header {len(header)}: "
+                "was it cut short? download it again"
+            )
 
 
 def _faults(cohort: Cohort, table: pd.DataFrame, names: list[str]) -> list[str]:

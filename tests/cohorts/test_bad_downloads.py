@@ -106,6 +106,14 @@ class TestTable:
         else:
             assert (result.images, result.tasks["HAN_icu_all"].events) == (6, 3)
 
+    @pytest.mark.parametrize("cells", [3, 7, len(COLUMNS) - 1])
+    def test_a_table_that_was_cut_short_is_refused(self, raw: Path, place: Workspace, cells: int) -> None:
+        """Padded with empty cells, a patient of the ICU would become one who never was there."""
+        lines = (raw / "data.csv").read_text().splitlines()
+        lines[-1] = ",".join(lines[-1].split(",")[:cells])
+        (raw / "data.csv").write_text("\n".join(lines))
+        refused(raw, place, "data.csv", f"line {len(lines)} has {cells} cells, the header {len(COLUMNS)}")
+
     @pytest.mark.parametrize("column", ["icu_admission_offset", "death_offset", "admission_offset"])
     def test_an_offset_that_is_no_number_is_named(self, raw: Path, place: Workspace, column: str) -> None:
         lines = (raw / "data.csv").read_text().splitlines()
