@@ -3,9 +3,13 @@
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+# One of these scripts is called as the library `stores` is: their folder must not be where imports look for it.
+sys.path[:] = [each for each in sys.path if Path(each).resolve() != Path(__file__).resolve().parent]
 
 from peftbench.protocol.provenance import provenance
 

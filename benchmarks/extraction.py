@@ -39,6 +39,7 @@ def measure(backbone: str, precision_name: str, cohort: str, place: Workspace, r
     pictures = open_pictures(place, cohort)
     images, _ = pictures.read(0, len(pictures))
     recipe = recipe_of(encoder, device, precision, size)
+    shapes = {output.name: output.shape for output in encoder.card.outputs}
     crop = encoder.card.transform.crop
     pixels = torch.randint(0, 256, (size, crop, crop), dtype=torch.uint8)
     resident = encoder.card.transform.normalise(pixels.to(device), torch.empty_like(engine.buffer))
@@ -52,7 +53,7 @@ def measure(backbone: str, precision_name: str, cohort: str, place: Workspace, r
 
     def whole() -> float:
         with tempfile.TemporaryDirectory() as folder:
-            store = FeatureStore.create(Path(folder) / "store", recipe, encoder.card.embedding)
+            store = FeatureStore.create(Path(folder) / "store", recipe, shapes)
             chosen = images[: batches * size]
             return len(chosen) / embed_missing(engine, pictures, store, chosen, Silent())
 

@@ -22,6 +22,9 @@ def extract(
     precision: Annotated[
         str, typer.Option(help="auto (bf16 where hardware and backbone allow it, else fp32), fp32, bf16 or fp16.")
     ] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Of the stored features: float32, or float16 at half the size.")
+    ] = "float32",
     batch_size: Annotated[
         int | None, typer.Option(help="Images in a forward pass.", show_default="16, on a GPU 128")
     ] = None,
@@ -40,6 +43,7 @@ def extract(
                 workspace=workspace,
                 device=device,
                 precision=precision,
+                dtype=dtype,
                 batch_size=batch_size,
                 progress=progress,
             )

@@ -12,6 +12,7 @@ from cli.phantom import phantom
 from cli.prepare import prepare
 from cli.probe import probe
 from cli.report import report
+from cli.store import app as store
 
 app = typer.Typer(
     name="peftbench",
@@ -26,6 +27,7 @@ app.command("prepare")(prepare)
 app.command("extract")(extract)
 app.command("probe")(probe)
 app.command("report")(report)
+app.add_typer(store)
 app.command("list")(list_names)
 app.command("doctor")(doctor)
 
@@ -41,8 +43,17 @@ def main() -> None:
         if not told:
             # No command at all: its help was shown.
             sys.exit(USER_ERROR)
-        verb = next((word for word in sys.argv[1:2] if not word.startswith("-")), "")
-        known = any(command.name == verb for command in app.registered_commands)
-        sys.stderr.write(f"error: {told}: see `peftbench {f'{verb} ' if known else ''}--help`\n")
+        sys.stderr.write(f"error: {told}: see `{' '.join(['peftbench', *_verb(app, sys.argv[1:])])} --help`\n")
         sys.exit(USER_ERROR)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _verb(group: typer.Typer, words: list[str]) -> list[str]:
+    """The verb that the words of a command begin with, with its group; empty where they begin with none."""
+    first = words[0] if words else ""
+    if any(command.name == first for command in group.registered_commands):
+        return [first]
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None and inner.typer_instance.info.name == first:
+            return [first, *_verb(inner.typer_instance, words[1:])]
+    return []

@@ -1,6 +1,7 @@
 """Which pretrained model, adapted how, predicts the outcome of your chest X-rays best, and is the difference real?
 
-Every verb of the command line is a function here: `phantom`, `prepare`, `extract`, `probe`, `report`, `list`, `doctor`.
+Every verb of the command line is a function here: `phantom`, `prepare`, `extract`, `probe`, `report`, `list`, `doctor`,
+and those of `peftbench store` in `peftbench.store`.
 Importing the package imports nothing heavy; torch is needed by `extract` alone.
 """
 
@@ -8,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from peftbench import store
     from peftbench.benchmark.catalogue import list_names as list  # noqa: A004 - the verb's name
     from peftbench.benchmark.doctor import doctor
     from peftbench.cohorts.generate import phantom
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from peftbench.probing.probe import probe
     from peftbench.reporting.report import report
 
-__all__ = ["PeftbenchError", "doctor", "extract", "list", "phantom", "prepare", "probe", "report"]
+__all__ = ["PeftbenchError", "doctor", "extract", "list", "phantom", "prepare", "probe", "report", "store"]
 
 _HOMES = {
     "PeftbenchError": ("peftbench.errors", "PeftbenchError"),
@@ -35,8 +37,10 @@ _MODELS = {"torch", "torchvision", "timm"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _HOMES and name != "store":
         raise AttributeError(f"module 'peftbench' has no attribute {name!r}")
+    if name == "store":
+        return importlib.import_module("peftbench.store")
     module, attribute = _HOMES[name]
     try:
         return getattr(importlib.import_module(module), attribute)

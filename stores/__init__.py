@@ -1,8 +1,8 @@
 """Stores for images and embeddings whose key proves what made them.
 
-A library of its own: numpy and zarr, nothing of models, X-rays or torch. An outside analysis needs one line:
+A library of its own: numpy, zarr, h5py, pyarrow; nothing of models, X-rays or torch. What an outside analysis needs:
 
-    matrix, images = open_features("workspace/features/<backbone>/<key>").load()
+    X, ids = open_features("workspace/features/<backbone>/<key>").load()
 """
 
 import importlib
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stores.errors import (
+        ExtraMissingError,
         NotFiniteError,
+        RemoteError,
         RowsMissingError,
         StoreDamagedError,
         StoreError,
@@ -18,32 +20,45 @@ if TYPE_CHECKING:
         StoreMismatchError,
         StoreNotFoundError,
     )
+    from stores.exports import Table, write_hdf5, write_npy, write_parquet
     from stores.features import Features, FeatureStore, open_features
     from stores.images import ImageStore
-    from stores.keys import FeatureRecipe, file_digest, pixels_digest
+    from stores.keys import file_digest, pixels_digest
+    from stores.recipe import FeatureRecipe
+    from stores.views import CohortView
 
 __all__ = [
+    "CohortView",
+    "ExtraMissingError",
     "FeatureRecipe",
     "FeatureStore",
     "Features",
     "ImageStore",
     "NotFiniteError",
+    "RemoteError",
     "RowsMissingError",
     "StoreDamagedError",
     "StoreError",
     "StoreLockedError",
     "StoreMismatchError",
     "StoreNotFoundError",
+    "Table",
     "file_digest",
     "open_features",
     "pixels_digest",
+    "write_hdf5",
+    "write_npy",
+    "write_parquet",
 ]
 
 _HOMES = {
     "stores.errors": [name for name in __all__ if name.endswith("Error")],
+    "stores.exports": ["Table", "write_hdf5", "write_npy", "write_parquet"],
     "stores.features": ["FeatureStore", "Features", "open_features"],
     "stores.images": ["ImageStore"],
-    "stores.keys": ["FeatureRecipe", "file_digest", "pixels_digest"],
+    "stores.keys": ["file_digest", "pixels_digest"],
+    "stores.recipe": ["FeatureRecipe"],
+    "stores.views": ["CohortView"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -2,14 +2,19 @@
 
 `write_atomic` writes beside the target, flushes to the device and renames. POSIX makes the rename atomic: a
 reader sees the old bytes or the new ones. A crash before the rename leaves the old file and a stray
-`.<name>.<random>.part`, which nothing reads. The directory is flushed after the rename, so that the new name
-survives a power cut as well. The price is two fsync calls, some milliseconds each: right for commit records
-and tables, wrong for thousands of small files.
+`.<name>.<random>.part`, which nothing reads and `peftbench store prune` removes. The directory is flushed after the
+rename, so that the new name survives a power cut as well. The price is two fsync calls, some milliseconds each:
+right for commit records, tables and chunks of megabytes, wrong for thousands of small files.
 """
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+SCRATCH_SUFFIX = ".part"
+"""Of a file that was never finished, if it is still there when nobody writes."""
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -18,19 +23,41 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     Raises:
         OSError: the folder cannot be written or the disk is full; the old file is untouched then.
     """
-    payload = data.encode() if isinstance(data, str) else data
-    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    write_parts(path, [data.encode() if isinstance(data, str) else data])
+    sync_folder(path.parent)
+
+
+def write_parts(path: Path, parts: Sequence[Any]) -> None:
+    """Replace `path` by parts one behind the other, all or nothing; the folder's entry is not flushed.
+
+    Args:
+        path: of the file.
+        parts: bytes-like objects; a number stands for so many zero bytes, which take no room on the disk.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; the old file is untouched then.
+    """
+    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", suffix=SCRATCH_SUFFIX, dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(payload)
-            stream.flush()
+        with os.fdopen(handle, "wb", buffering=0) as stream:
+            for part in parts:
+                if isinstance(part, int):
+                    stream.seek(part, os.SEEK_CUR)
+                else:
+                    _write_all(stream.fileno(), part)
+            stream.truncate()
             os.fsync(stream.fileno())
-        os.chmod(scratch, 0o666 & ~_umask())  # noqa: PTH101 - mkstemp's 0600 would hide results from a group
+        os.chmod(scratch, 0o666 & ~_UMASK)  # noqa: PTH101 - mkstemp's 0600 would hide results from a group
         Path(scratch).replace(path)
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+
+
+def _write_all(handle: int, data: Any) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
 
 
 def sync_file(path: Path) -> None:
@@ -50,7 +77,11 @@ def sync_folder(path: Path) -> None:
         return
 
 
-def _umask() -> int:
+def _read_umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+# Read once: asking means setting, which another thread that makes a file at that moment would notice.
+_UMASK = _read_umask()

@@ -33,3 +33,14 @@ class NotFiniteError(StoreError, ValueError):
 
 class RowsMissingError(StoreError, LookupError):
     """Rows were asked for that the store does not hold."""
+
+
+class RemoteError(StoreError, OSError):
+    """A store on another machine cannot be reached, or something was asked of it that only a local one can do."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class ExtraMissingError(StoreError, ImportError):
+    """A package is needed that a plain installation does not bring."""

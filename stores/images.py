@@ -7,13 +7,17 @@ became which picture, so that a file is decoded once, however often and from whe
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from stores.commit import Commit
 from stores.errors import RowsMissingError, StoreMismatchError
 from stores.keys import DIGEST_BYTES, pack_digests, pixels_digest, unpack_digests
-from stores.rows import Column, RowStore
+from stores.layout import Column
+from stores.local import Mapped
+from stores.rows import RowStore
 
 KIND = "images"
 
@@ -21,7 +25,10 @@ SHARD_ROWS = 64
 """Pictures in one file: large enough to stream, small enough to rewrite when the last one is not full."""
 
 CHUNK_ROWS = 8
-"""Pictures in one chunk: each chunk costs zarr a fixed time, and a single picture costs its whole chunk."""
+"""Pictures that share a checksum: the first touch of one reads all of them."""
+
+DIGEST_CHUNK_ROWS = 8192
+"""Digests in one file."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -34,6 +41,10 @@ class ImageStore:
         self._sources = sources
         self._index: dict[str, int] = {}
         self._known: dict[str, str] = {}
+        self._orphans: dict[str, str] = {}
+        self._sources_read = 0
+        self._maps: tuple[Mapped, npt.NDArray[np.int32]] | None = None
+        self._read_at: tuple[Commit, Commit] | None = None
         self._index_rows()
 
     @classmethod
@@ -49,8 +60,9 @@ class ImageStore:
             StoreMismatchError: the folder holds a store of another policy or side.
         """
         attributes = {"kind": KIND, "policy": policy, "side": side}
-        pictures = RowStore.create(folder / "pictures", _picture_columns(side), attributes)
-        return cls(pictures, RowStore.create(folder / "sources", _SOURCE_COLUMNS, attributes))
+        pictures = RowStore.create(folder / "pictures", image_columns(attributes), attributes)
+        attributes = {**attributes, "kind": SOURCES}
+        return cls(pictures, RowStore.create(folder / "sources", source_columns(attributes), attributes))
 
     @classmethod
     def open(cls, folder: Path) -> "ImageStore":
@@ -61,15 +73,8 @@ class ImageStore:
             StoreMismatchError: it is not an image store.
             StoreDamagedError: chunks are missing or the commit record is not sound.
         """
-        attributes = RowStore.open(folder / "pictures", {}).attributes
-        if attributes.get("kind") != KIND:
-            raise StoreMismatchError(f"{folder} is no image store (its kind is {attributes.get('kind')!r})")
-        try:
-            columns = _picture_columns(int(attributes["side"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreMismatchError(f"the attributes of {folder} are not an image store's: {error!r}") from error
-        pictures = RowStore.open(folder / "pictures", columns)
-        return cls(pictures, RowStore.open(folder / "sources", _SOURCE_COLUMNS))
+        pictures = RowStore.open(folder / "pictures", image_columns)
+        return cls(pictures, RowStore.open(folder / "sources", source_columns))
 
     @property
     def policy(self) -> str:
@@ -80,6 +85,21 @@ class ImageStore:
     def side(self) -> int:
         """Side of the canvas in pixels."""
         return self._pictures.columns["pixels"].shape[0]
+
+    @property
+    def folder(self) -> Path:
+        """Where the store lies."""
+        return self._pictures.folder.parent
+
+    @property
+    def tables(self) -> tuple[RowStore, RowStore]:
+        """The tables underneath: pictures, and sources."""
+        return self._pictures, self._sources
+
+    @property
+    def images(self) -> list[str]:
+        """Digest of each picture, in stored order."""
+        return list(self._index)
 
     def __len__(self) -> int:
         return self._pictures.rows
@@ -108,11 +128,15 @@ class ImageStore:
         images = [pixels_digest(picture) for picture in pictures]
         named = dict(zip(sources, images, strict=True))
         with self._pictures.writing(), self._sources.writing():
-            self._index_rows()
+            if self._read_at != (self._pictures.commit, self._sources.commit):
+                # Another process has written, and in a repair rows move.
+                self._index, self._known, self._orphans, self._sources_read, self._maps = {}, {}, {}, 0, None
+                self._index_rows()
             fresh = {image: picture for image, picture in zip(images, pictures, strict=True) if image not in self}
             if fresh:
                 self._append_pictures(fresh)
-            pairs = {source: image for source, image in named.items() if source not in self._known}
+            unknown = {source: image for source, image in named.items() if source not in self._known}
+            pairs = {source: image for source, image in unknown.items() if self._orphans.get(source) != image}
             if pairs:
                 self._sources.append(source=pack_digests(pairs), image=pack_digests(pairs.values()))
             self._index_rows()
@@ -128,6 +152,20 @@ class ImageStore:
         canvas = self._pictures.read("pixels", start, stop)
         extents = self._pictures.read("extent", start, stop)
         return images, [canvas[row, :height, :width] for row, (height, width) in enumerate(extents)]
+
+    def gather(self, images: Sequence[str]) -> list[Pixels]:
+        """Pictures of images in the order given, copied from where they lie; nothing else is read or decoded.
+
+        Raises:
+            RowsMissingError: some image is not in the store.
+            StoreDamagedError: a picture's checksum does not fit.
+        """
+        rows = self.rows_of(images)
+        if self._maps is None or len(self._maps[0]) != len(self):
+            self._maps = self._pictures.mapped("pixels"), self._pictures.read("extent")
+        mapped, extents = self._maps
+        canvas = mapped.gather(rows)
+        return [canvas[row, :height, :width] for row, (height, width) in enumerate(extents[rows])]
 
     def rows_of(self, images: Sequence[str]) -> npt.NDArray[np.int64]:
         """Row number of each image.
@@ -159,21 +197,59 @@ class ImageStore:
         known = len(self._index)
         fresh = unpack_digests(self._pictures.read("image", known))
         self._index.update((image, known + offset) for offset, image in enumerate(fresh))
-        start = len(self._known)
+        start = self._sources_read
         sources = unpack_digests(self._sources.read("source", start))
         images = unpack_digests(self._sources.read("image", start))
-        self._known.update(zip(sources, images, strict=True))
+        self._sources_read += len(sources)
+        # A source whose picture was damaged and dropped is unknown, until that is decoded again.
+        pairs = {**self._orphans, **dict(zip(sources, images, strict=True))}
+        self._known.update((source, image) for source, image in pairs.items() if image in self._index)
+        self._orphans = {source: image for source, image in pairs.items() if image not in self._index}
+        self._read_at = self._pictures.commit, self._sources.commit
 
 
-def _picture_columns(side: int) -> dict[str, Column]:
+SOURCES = "sources"
+"""Kind of the table beside the pictures."""
+
+
+def image_columns(attributes: Mapping[str, Any]) -> dict[str, Column]:
+    """The arrays of the table of pictures that has these attributes.
+
+    Raises:
+        StoreMismatchError: they are not an image store's.
+    """
+    side = _side(attributes, KIND)
     return {
-        "pixels": Column("uint8", (side, side), ("y", "x"), CHUNK_ROWS, SHARD_ROWS // CHUNK_ROWS),
-        "extent": Column("int32", (2,), ("height_width",)),
-        "image": Column("uint8", (DIGEST_BYTES,), ("byte",)),
+        "pixels": Column(
+            "uint8",
+            (side, side),
+            ("y", "x"),
+            CHUNK_ROWS,
+            SHARD_ROWS // CHUNK_ROWS,
+            {"long_name": "canonical pixels in the upper left corner of a canvas", "coordinates": "image extent"},
+        ),
+        "extent": Column("int32", (2,), ("height_width",), DIGEST_CHUNK_ROWS),
+        "image": _DIGESTS,
     }
 
 
-_SOURCE_COLUMNS = {
-    "source": Column("uint8", (DIGEST_BYTES,), ("byte",)),
-    "image": Column("uint8", (DIGEST_BYTES,), ("byte",)),
-}
+def source_columns(attributes: Mapping[str, Any]) -> dict[str, Column]:
+    """The arrays of the table of sources that has these attributes.
+
+    Raises:
+        StoreMismatchError: they are not an image store's.
+    """
+    _side(attributes, SOURCES)
+    return {"source": _DIGESTS, "image": _DIGESTS}
+
+
+def _side(attributes: Mapping[str, Any], kind: str) -> int:
+    if attributes.get("kind") != kind:
+        raise StoreMismatchError(f"this is no image store (its kind is {attributes.get('kind')!r})")
+    try:
+        return int(attributes["side"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreMismatchError(f"its attributes are not an image store's: {error!r}") from error
+
+
+_DIGESTS = Column("uint8", (DIGEST_BYTES,), ("byte",), DIGEST_CHUNK_ROWS)

@@ -1,167 +1,161 @@
-"""A table of arrays that grows by whole, committed blocks: what both stores are made of.
+"""A table of arrays that grows by whole, committed appends: what both stores are made of.
 
-On disk a row store is a plain Zarr v3 group with one array a column, all with the leading dimension `row`, which
-any Zarr reader opens. Beside the arrays lies `commit.json`, written last and atomically: the number of rows that
-count, and the digest of every block that was appended. Whatever the arrays hold beyond that number is the rest of
-an interrupted append; readers do not see it and the next append overwrites it.
+On disk a row store is a plain Zarr v3 group with one array a column, all with the leading dimension `row`. Beside the
+arrays lies `commit.json`, replaced atomically once the rows of an append are on the device: it says what the store
+is, how many rows count, and a checksum for every chunk. After it the shapes in the `zarr.json` files follow, so that
+another Zarr reader never sees a row that does not count. Whatever the files hold beyond the committed rows is the rest
+of an interrupted append: nobody sees it and the next append overwrites it.
 
 Zarr reads a missing chunk as zeros and, by default, does not notice a flipped byte. Here every chunk carries
-crc32c, and opening counts the chunk files.
+crc32c, opening looks at every file's size, and reading holds every chunk against the commit record.
 """
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
-from zarr.codecs import Crc32cCodec
 
-from stores.atomic import sync_file, sync_folder, write_atomic
-from stores.errors import StoreDamagedError, StoreMismatchError, StoreNotFoundError
-from stores.keys import canonical_json, digest_of
-from stores.lock import writer_lock
+from stores.atomic import SCRATCH_SUFFIX, sync_folder, write_atomic, write_parts
+from stores.commit import COMMIT_FILE, MEND, Commit
+from stores.errors import RemoteError, StoreDamagedError, StoreLockedError, StoreMismatchError
+from stores.keys import canonical_json
+from stores.layout import (
+    CHECKSUMS,
+    Array,
+    Column,
+    EncodedFile,
+    encode,
+    group_metadata,
+    row_checksums,
+    with_checksums,
+)
+from stores.local import Extent, Files, LocalFiles, Mapped
+from stores.lock import LOCK_FILE, Wait, writer_lock
 
-COMMIT_FILE = "commit.json"
-COMMIT_SCHEMA = 1
+METADATA_FILE = "zarr.json"
 
-ADVICE = "delete that folder and run `peftbench extract` (features) or `peftbench prepare` (images) again"
-"""What to do about a damaged store, until there is a command that mends it."""
+WRITERS = min(4, os.cpu_count() or 1)
+"""That write files at once: most of the time goes into waiting for the device."""
 
-Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Column:
-    """One array of a row store.
-
-    Attributes:
-        dtype: numpy's name of the element type.
-        shape: of one row; () for a scalar.
-        dimensions: a name for each axis of `shape`.
-        chunk_rows: rows in one chunk, the unit of checksum and of reading.
-        shard_chunks: chunks in one file; 1 means no sharding.
-    """
-
-    dtype: str
-    shape: tuple[int, ...] = ()
-    dimensions: tuple[str, ...] = ()
-    chunk_rows: int = 1024
-    shard_chunks: int = 1
-
-    @property
-    def rows_per_file(self) -> int:
-        """Rows that share one file."""
-        return self.chunk_rows * self.shard_chunks
-
-
-class Block(NamedTuple):
-    """The rows [start, stop) that one append committed, and the digest of their bytes."""
-
-    start: int
-    stop: int
-    digest: str
-
-
-class Commit(NamedTuple):
-    """What counts: the number of rows and the blocks they came in."""
-
-    rows: int
-    blocks: tuple[Block, ...]
-
-    @classmethod
-    def read(cls, folder: Path) -> "Commit":
-        """The commit record of a store.
-
-        Raises:
-            StoreNotFoundError: there is none.
-            StoreDamagedError: it contradicts itself.
-            StoreMismatchError: it has the form of another version.
-        """
-        path = folder / COMMIT_FILE
-        try:
-            record = json.loads(path.read_text())
-            schema = record["schema"]
-            blocks = tuple(Block(*block) for block in record["blocks"])
-            sound = record["digest"] == digest_of([list(block) for block in blocks])
-            rows = int(record["rows"])
-        except FileNotFoundError as error:
-            raise StoreNotFoundError(f"{folder} holds no committed store ({COMMIT_FILE} is missing)") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreDamagedError(f"the commit record {path} cannot be read: {error}") from error
-        if schema != COMMIT_SCHEMA:
-            raise StoreMismatchError(
-                f"the store {folder} was written in form {schema!r}, this version reads form {COMMIT_SCHEMA}: "
-                "use the version of peftbench that wrote it, or make the store again"
-            )
-        if not sound or rows != (blocks[-1].stop if blocks else 0):
-            raise StoreDamagedError(f"the commit record {path} does not agree with its own digest")
-        return cls(rows, blocks)
-
-    def write(self, folder: Path) -> None:
-        """Make this what counts, all or nothing."""
-        blocks = [list(block) for block in self.blocks]
-        record = {"schema": COMMIT_SCHEMA, "rows": self.rows, "blocks": blocks, "digest": digest_of(blocks)}
-        write_atomic(folder / COMMIT_FILE, canonical_json(record))
+ColumnsOf = Callable[[Mapping[str, Any]], Mapping[str, Column]]
+"""Which columns a store has, from its attributes."""
 
 
 class RowStore:
     """Columns of equal length on disk, appended to by one writer, read by many.
 
-    An instance shows the rows that were committed when it was opened (or last appended to).
+    An instance shows the rows that were committed when it was opened (or last appended to or refreshed).
     """
 
-    def __init__(self, folder: Path, columns: Mapping[str, Column], group: zarr.Group, commit: Commit) -> None:
-        self.folder = folder
-        self.columns = dict(columns)
-        self._group = group
+    def __init__(self, files: Files, columns: Mapping[str, Column], commit: Commit) -> None:
+        self.columns = with_checksums(columns)
+        self._files = files
         self._commit = commit
         self._is_writing = False
 
     @classmethod
-    def create(cls, folder: Path, columns: Mapping[str, Column], attributes: Mapping[str, Any]) -> "RowStore":
+    def create(
+        cls,
+        folder: Path,
+        columns: Mapping[str, Column],
+        attributes: Mapping[str, Any],
+        wait: Wait | None = None,
+    ) -> "RowStore":
         """Open the store in `folder`, or make an empty one.
+
+        Args:
+            folder: where it lies.
+            columns: that it has.
+            attributes: what it is; of JSON's types.
+            wait: what to do while another process makes it; by default it is an error.
 
         Raises:
             StoreLockedError: another process is making it.
             StoreMismatchError: a store is there, with other attributes or columns.
         """
-        if (folder / COMMIT_FILE).exists():
-            store = cls.open(folder, columns)
-            if canonical_json(store.attributes) != canonical_json(dict(attributes)):
-                raise StoreMismatchError(f"{folder} holds a store that was made otherwise: {store.attributes}")
-            return store
-        with writer_lock(folder):
-            if not (folder / COMMIT_FILE).exists():
-                _create_arrays(folder, columns, attributes)
-                Commit(0, ()).write(folder)
-        return cls.open(folder, columns)
+        finish_exchange(folder)
+        if not (folder / COMMIT_FILE).exists():
+            with writer_lock(folder, wait):
+                # A repair may have taken a store away just now.
+                finish_exchange(folder)
+                if not (folder / COMMIT_FILE).exists():
+                    _refuse_orphan(folder)
+                    every = with_checksums(columns)
+                    commit = Commit(dict(attributes), 0, dict.fromkeys(every, ()))
+                    publish(folder, every, commit)
+                    commit.write(folder)
+        # Before the columns, which follow from the attributes: another store is not a damaged one.
+        found = Commit.parse(LocalFiles(folder).read_file(COMMIT_FILE), str(folder)).attributes
+        if canonical_json(found) != canonical_json(dict(attributes)):
+            raise StoreMismatchError(f"{folder} holds a store that was made otherwise: {found}")
+        store = cls.open(folder, columns)
+        if metadata_faults(LocalFiles(folder), store.columns, store.commit, exact=True):
+            with suppress(StoreLockedError), store.writing():
+                # An append was cut short between its commit and the shapes; becoming its writer mends that.
+                pass
+        return store
 
     @classmethod
-    def open(cls, folder: Path, columns: Mapping[str, Column]) -> "RowStore":
+    def open(cls, where: Path | Files, columns: Mapping[str, Column] | ColumnsOf) -> "RowStore":
         """Open a committed store.
+
+        Args:
+            where: its folder, or its files.
+            columns: that it must have; or a function that tells them from its attributes.
 
         Raises:
             StoreNotFoundError: there is none.
             StoreMismatchError: its arrays are not these columns.
-            StoreDamagedError: the commit record is not sound, or chunk files are missing.
+            StoreDamagedError: the commit record is not sound, metadata were altered, or files are missing or cut short.
         """
-        commit = Commit.read(folder)
-        store = cls(folder, columns, _open_group(folder, "r"), commit)
-        store._check_columns()
-        for name in store.columns:
-            store._check_chunks(name, 0, store.rows)
+        files = LocalFiles(where) if isinstance(where, Path) else where
+        commit = Commit.parse(files.read_file(COMMIT_FILE), files.where)
+        try:
+            expected = columns(commit.attributes) if callable(columns) else columns
+        except StoreMismatchError as error:
+            raise StoreMismatchError(f"{files.where}: {error}") from error
+        store = cls(files, expected, commit)
+        store.check_columns()
+        if isinstance(files, LocalFiles):
+            for fault in [*metadata_faults(files, store.columns, commit), *store.file_faults()]:
+                raise StoreDamagedError(f"{files.where}: {fault}: {MEND}")
         return store
+
+    @property
+    def folder(self) -> Path:
+        """Where the store lies.
+
+        Raises:
+            RemoteError: it is not on this machine.
+        """
+        return self._local.folder
+
+    @property
+    def where(self) -> str:
+        """Folder or address of the store."""
+        return self._files.where
+
+    @property
+    def own_columns(self) -> dict[str, Column]:
+        """The columns that are appended to, without the checksums of their rows."""
+        return {name: column for name, column in self.columns.items() if name != CHECKSUMS}
 
     @property
     def attributes(self) -> dict[str, Any]:
         """What was stated about the store when it was made."""
-        return dict(self._group.attrs)
+        return dict(self._commit.attributes)
+
+    @property
+    def commit(self) -> Commit:
+        """What counts."""
+        return self._commit
 
     @property
     def rows(self) -> int:
@@ -170,21 +164,48 @@ class RowStore:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the digests of all committed blocks."""
-        return digest_of([list(block) for block in self._commit.blocks])
+        """SHA-256 over everything committed."""
+        return self._commit.digest
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Array:
         """Rows [start, stop) of a column, in one go; all committed rows by default.
 
         Raises:
-            StoreDamagedError: a checksum does not fit.
+            StoreDamagedError: a chunk is missing or is not what was committed.
+            StoreMismatchError: the store was repaired or pruned since it was opened.
         """
         stop = self.rows if stop is None else min(stop, self.rows)
-        self._check_chunks(name, start, stop)
-        try:
-            return np.asarray(self._array(name)[start:stop])
-        except (ValueError, RuntimeError, IndexError) as error:
-            raise StoreDamagedError(f"{self.folder / name} cannot be read: {error}: {ADVICE}") from error
+        with self._told_if_replaced():
+            return self._files.read_rows(self.extent(name), min(start, stop), stop)
+
+    def gather(self, name: str, rows: npt.NDArray[np.integer]) -> Array:
+        """Rows of a column by number, in the order given.
+
+        Where they lie in less than half of the chunks only these are read, else the column is read once, in one go.
+
+        Raises:
+            StoreDamagedError: a chunk is missing or is not what was committed.
+            StoreMismatchError: the store was repaired or pruned since it was opened.
+        """
+        chunks = self.columns[name].chunks(self.rows)
+        touched = len(np.unique(rows // self.columns[name].chunk_rows))
+        if isinstance(self._files, LocalFiles) and 2 * touched < chunks:
+            with self._told_if_replaced():
+                return self.mapped(name).gather(rows)
+        found: Array = self.read(name)[rows]
+        return found
+
+    def mapped(self, name: str) -> Mapped:
+        """A column's rows where they lie, to be copied in part.
+
+        Raises:
+            RemoteError: the store is not on this machine.
+        """
+        return Mapped(self._local, self.extent(name))
+
+    def extent(self, name: str) -> Extent:
+        """The committed part of a column."""
+        return Extent(name, self.columns[name], self.rows, self._commit.checksums[name])
 
     def append(self, **values: Array) -> None:
         """Add rows to every column at once and commit them.
@@ -200,18 +221,21 @@ class RowStore:
         with self.writing():
             if not count:
                 return
-            start, stop = self.rows, self.rows + count
-            self._check_last_files()
-            writable = _open_group(self.folder, "r+")
-            for name, rows in values.items():
-                self._write(writable, name, start, stop, rows)
-            block = Block(start, stop, _block_digest(self.columns, values))
-            Commit(stop, (*self._commit.blocks, block)).write(self.folder)
-            self.refresh()
+            every = {**values, CHECKSUMS: row_checksums(values)}
+            checksums = {name: self._write(name, rows) for name, rows in every.items()}
+            for name in every:
+                sync_folder(self.folder / name)
+            commit = replace(self._commit, rows=self.rows + count, checksums=checksums)
+            commit.write(self.folder)
+            self._commit = commit
+            publish(self.folder, self.columns, commit)
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, wait: Wait | None = None) -> Iterator[None]:
         """Be the store's only writer for as long as the block runs; may be nested.
+
+        Args:
+            wait: what to do while another process writes; by default it is an error.
 
         Raises:
             StoreLockedError: another process is writing.
@@ -219,94 +243,105 @@ class RowStore:
         if self._is_writing:
             yield
             return
-        with writer_lock(self.folder):
+        with writer_lock(self.folder, wait, make=False):
             self._is_writing = True
             try:
                 self.refresh()
+                self._sweep()
+                self._heal()
                 yield
             finally:
                 self._is_writing = False
 
     def refresh(self) -> None:
         """See what other processes have committed since."""
-        self._commit = Commit.read(self.folder)
-        self._group = _open_group(self.folder, "r")
+        self._commit = Commit.parse(self._files.read_file(COMMIT_FILE), self.where)
 
-    def damaged_blocks(self, start: int = 0) -> list[Block]:
-        """Blocks from row `start` on whose bytes no longer are what was committed; reads them all."""
-        return [block for block in self._commit.blocks if block.start >= start and not self._is_sound(block)]
+    def file_faults(self) -> list[str]:
+        """Files that hold committed rows and are missing or of the wrong size, each as a sentence."""
+        every = [(name, file) for name, column in self.columns.items() for file in range(column.files(self.rows))]
+        return [fault for name, file in every if (fault := self.file_fault(name, file))]
 
-    def _is_sound(self, block: Block) -> bool:
+    def file_fault(self, name: str, file: int) -> str:
+        """What can be told to be wrong with a chunk file without reading it; empty where nothing is."""
+        column = self.columns[name]
+        path = self.folder / name / column.file_name(file)
         try:
-            values = {name: self.read(name, block.start, block.stop) for name in self.columns}
-        except StoreDamagedError:
-            return False
-        return _block_digest(self.columns, values) == block.digest
+            size = path.stat().st_size
+        except OSError as error:
+            return f"the chunk file {name}/{path.name} is missing ({error.strerror})"
+        least = column.chunks(min(self.rows - file * column.rows_per_file, column.rows_per_file))
+        if not any(column.file_bytes(held) == size for held in range(least, column.shard_chunks + 1)):
+            return f"the chunk file {name}/{path.name} has {size} bytes, expected {column.file_bytes(least)}"
+        return ""
 
-    def _array(self, name: str) -> zarr.Array[Any]:
+    @property
+    def _local(self) -> LocalFiles:
+        if not isinstance(self._files, LocalFiles):
+            raise RemoteError(f"{self.where} is on another machine, where it can only be read: copy it here first")
+        return self._files
+
+    @contextmanager
+    def _told_if_replaced(self) -> Iterator[None]:
+        """Turn seeming damage into its cause where another process has committed something since."""
         try:
-            array = self._group[name]
-        except KeyError as error:
+            yield
+        except StoreDamagedError as error:
+            newest = None
+            with suppress(StoreDamagedError):
+                newest = Commit.parse(self._files.read_file(COMMIT_FILE), self.where)
+            if newest in (None, self._commit):
+                raise
+            raise StoreMismatchError(f"{self.where} was changed since it was opened: open it again") from error
+
+    def _sweep(self) -> None:
+        """Remove the files that a writer which was killed did not finish."""
+        for name in self.columns:
+            for path in (self.folder / name).glob(f".*{SCRATCH_SUFFIX}"):
+                path.unlink(missing_ok=True)
+
+    def _heal(self) -> None:
+        """Let the shapes follow the commit record, if an append was cut short between the two."""
+        if metadata_faults(self._local, self.columns, self._commit, exact=True):
+            publish(self.folder, self.columns, self._commit)
+
+    def _write(self, name: str, rows: Array) -> tuple[int, ...]:
+        """Write rows behind the committed ones; answers the checksums of all chunks of the column."""
+        column = self.columns[name]
+        first = self.rows - self.rows % column.rows_per_file
+        # The last file is written anew. What is read of it is checked: damage must not get a sound checksum.
+        last = self.read(name, first, self.rows)
+        size = column.rows_per_file - len(last)
+        files = [*encode(column, first, np.concatenate([last, rows[:size]]))]
+        files += encode(column, first + column.rows_per_file, rows[size:])
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+
+        def write(file: EncodedFile) -> None:
+            write_parts(folder / column.file_name(file.number), file.parts)
+
+        with ThreadPoolExecutor(WRITERS) as pool:
+            list(pool.map(write, files))
+        kept = self._commit.checksums[name][: first // column.chunk_rows]
+        return (*kept, *(value for file in files for value in file.checksums))
+
+    def check_columns(self) -> None:
+        """Refuse a store whose arrays are not the columns that it should have.
+
+        Raises:
+            StoreMismatchError: they are not.
+        """
+        if set(self._commit.checksums) != set(self.columns):
             raise StoreMismatchError(
-                f"{self.folder} has no array {name!r}: it is not a store of this kind, or is damaged: {ADVICE}"
-            ) from error
-        except (ValueError, TypeError) as error:
-            raise StoreDamagedError(
-                f"the metadata of {self.folder / name} cannot be read ({error}): {ADVICE}"
-            ) from error
-        if not isinstance(array, zarr.Array):
-            raise StoreMismatchError(f"{self.folder / name} is a group, an array was expected")
-        return array
-
-    def _write(self, group: zarr.Group, name: str, start: int, stop: int, rows: Array) -> None:
-        # Without this a chunk of zeros is not written, and could not be told from a lost one.
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            array = group[name]
-            assert isinstance(array, zarr.Array)  # noqa: S101 - _check_columns has looked
-            array.resize((stop, *self.columns[name].shape))
-            array[start:stop] = rows
-        per_file = self.columns[name].rows_per_file
-        for index in range(start // per_file, (stop - 1) // per_file + 1):
-            path = self._chunk_path(name, index)
-            sync_file(path)
-            for folder in path.relative_to(self.folder).parents:
-                sync_folder(self.folder / folder)
-        sync_file(self.folder / name / "zarr.json")
-
-    def _chunk_path(self, name: str, index: int) -> Path:
-        return self.folder.joinpath(name, "c", str(index), *["0"] * len(self.columns[name].shape))
-
-    def _check_columns(self) -> None:
+                f"{self.where} has the arrays {sorted(self._commit.checksums)}, expected {sorted(self.columns)}"
+            )
         for name, column in self.columns.items():
-            array = self._array(name)
-            if array.dtype != np.dtype(column.dtype) or array.shape[1:] != column.shape:
-                raise StoreMismatchError(
-                    f"{self.folder / name} holds rows of {array.shape[1:]} {array.dtype}, "
-                    f"expected {column.shape} {column.dtype}"
-                )
-            first = self._chunk_path(name, 0).relative_to(self.folder / name).as_posix()
-            if array.metadata.encode_chunk_key((0,) * array.ndim) != first:
-                raise StoreDamagedError(f"the metadata of {self.folder / name} names its chunks otherwise: {ADVICE}")
-            if array.shape[0] < self.rows:
-                raise StoreDamagedError(f"{self.folder / name} has {array.shape[0]} rows, {self.rows} were committed")
-
-    def _check_chunks(self, name: str, start: int, stop: int) -> None:
-        """Refuse to read rows whose file is not there: zarr would answer zeros."""
-        per_file = self.columns[name].rows_per_file
-        for index in range(start // per_file, -(-stop // per_file)):
-            path = self._chunk_path(name, index)
-            if not path.is_file() or not path.stat().st_size:
-                lost = path.relative_to(self.folder)
-                raise StoreDamagedError(f"chunk file {lost} of the store {self.folder} is missing or empty: {ADVICE}")
-
-    def _check_last_files(self) -> None:
-        """Read what shares a file with the next rows: writing it again would give damage a new checksum."""
-        for name, column in self.columns.items():
-            self.read(name, self.rows - self.rows % column.rows_per_file, self.rows)
+            if len(self._commit.checksums[name]) != column.chunks(self.rows):
+                raise StoreMismatchError(f"{self.where}/{name} is not cut into chunks of {column.chunk_rows} rows")
 
     def _check_values(self, values: Mapping[str, Array]) -> int:
-        if set(values) != set(self.columns):
-            raise StoreMismatchError(f"expected the columns {sorted(self.columns)}, got {sorted(values)}")
+        if set(values) != set(self.own_columns):
+            raise StoreMismatchError(f"expected the columns {sorted(self.own_columns)}, got {sorted(values)}")
         counts = {len(rows) for rows in values.values()}
         if len(counts) != 1:
             raise StoreMismatchError(f"columns differ in length: { {n: len(v) for n, v in values.items()} }")
@@ -319,35 +354,87 @@ class RowStore:
         return counts.pop()
 
 
-def _open_group(folder: Path, mode: Literal["r", "r+"]) -> zarr.Group:
+def metadata_faults(
+    files: LocalFiles, columns: Mapping[str, Column], commit: Commit, *, exact: bool = False
+) -> list[str]:
+    """What the `zarr.json` files of a store say other than they should, each as a sentence.
+
+    Args:
+        files: of the store.
+        columns: that it has.
+        commit: what counts.
+        exact: whether the number of rows must be the committed one. A reader may meet a store between the commit record
+            and the shapes that follow it.
+    """
+    faults = []
+    documents = {METADATA_FILE: group_metadata(columns, commit.rows, commit.attributes)}
+    documents |= {f"{name}/{METADATA_FILE}": column.metadata(commit.rows) for name, column in columns.items()}
+    for name, expected in documents.items():
+        found = read_document(files, name)
+        if found is None:
+            faults.append(f"the metadata {name} are missing or cannot be read")
+        elif found != expected:
+            if _without_rows(found) != _without_rows(expected):
+                faults.append(f"the metadata {name} are not what was written")
+            elif exact:
+                faults.append(f"the metadata {name} state another number of rows than the {commit.rows} committed")
+    return faults
+
+
+def read_document(files: LocalFiles, name: str) -> Any:
+    """A file of JSON; None where there is none, or what is there is no JSON."""
     try:
-        return zarr.open_group(str(folder), mode=mode)
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise StoreDamagedError(f"the metadata of the store {folder} cannot be read ({error}): {ADVICE}") from error
+        return json.loads(files.read_file(name) or b"null")
+    except ValueError:
+        return None
 
 
-def _create_arrays(folder: Path, columns: Mapping[str, Column], attributes: Mapping[str, Any]) -> None:
-    group = zarr.open_group(str(folder), mode="a", zarr_format=3)
+def _refuse_orphan(folder: Path) -> None:
+    """Refuse to make a store where one with rows has lost its commit record.
+
+    Raises:
+        StoreDamagedError: the metadata state rows.
+    """
+    document = read_document(LocalFiles(folder), METADATA_FILE)
+    try:
+        arrays = document["consolidated_metadata"]["metadata"].values()
+        rows = max((int(array["shape"][0]) for array in arrays), default=0)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return
+    if rows:
+        raise StoreDamagedError(f"{folder} holds {rows} rows and has lost its commit record: {MEND}")
+
+
+def _without_rows(document: Any) -> Any:
+    if isinstance(document, dict):
+        return {
+            key: ["rows", *value[1:]] if key == "shape" and isinstance(value, list) else _without_rows(value)
+            for key, value in document.items()
+        }
+    return document
+
+
+def publish(folder: Path, columns: Mapping[str, Column], commit: Commit) -> None:
+    """Write the `zarr.json` files; the group's repeats the others', and is what most readers go by."""
     for name, column in columns.items():
-        sharded = column.shard_chunks > 1
-        group.create_array(
-            name,
-            shape=(0, *column.shape),
-            dtype=column.dtype,
-            chunks=(column.chunk_rows, *column.shape),
-            shards=(column.rows_per_file, *column.shape) if sharded else None,
-            filters=None,
-            # A checksum and nothing else: embeddings do not compress, and pictures are read far more often than kept.
-            compressors=(Crc32cCodec(),),
-            fill_value=0,
-            dimension_names=("row", *column.dimensions),
-            overwrite=True,
-        )
-    group.attrs.put(dict(attributes))
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / name / METADATA_FILE, json.dumps(column.metadata(commit.rows), indent=2))
+    write_atomic(folder / METADATA_FILE, json.dumps(group_metadata(columns, commit.rows, commit.attributes), indent=2))
 
 
-def _block_digest(columns: Mapping[str, Column], values: Mapping[str, Array]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(columns):
-        digest.update(np.ascontiguousarray(values[name]).data)
-    return digest.hexdigest()
+def exchange_names(folder: Path) -> tuple[Path, Path]:
+    """Where a store's successor is built, and where the store goes when the successor takes its place."""
+    return folder.with_name(f".{folder.name}.successor"), folder.with_name(f".{folder.name}.replaced")
+
+
+def finish_exchange(folder: Path) -> None:
+    """Complete an exchange of a store by its successor that was cut short between its two renames."""
+    fresh, old = exchange_names(folder)
+    if not old.exists() or not (fresh / COMMIT_FILE).exists():
+        return
+    with suppress(FileNotFoundError):
+        # Another process may be doing the same; or it wanted to write, and made a lock where the store was.
+        if folder.exists() and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
+            (folder / LOCK_FILE).unlink()
+        if not folder.exists() or not any(folder.iterdir()):
+            fresh.rename(folder)

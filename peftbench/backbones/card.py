@@ -1,10 +1,24 @@
 """A backbone's card: what a reviewer wants to know of it, and what the benchmark needs to run it."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from peftbench.imaging.transform import InputTransform
+
+
+class Output(NamedTuple):
+    """A tensor of the forward pass that is stored.
+
+    Attributes:
+        name: `embedding` is the one that every backbone has.
+        tensor: layer and pooling, as `layer|pooling`.
+        shape: for one image.
+    """
+
+    name: str
+    tensor: str
+    shape: tuple[int, ...]
 
 
 class BackboneCard(BaseModel):
@@ -20,8 +34,7 @@ class BackboneCard(BaseModel):
         licence: of the weights.
         parameters: of the encoder, without a head.
         parameters_with_head: with the classification layer it was published with.
-        embedding: length of the embedding.
-        output: the tensor that is stored: layer and pooling.
+        outputs: tensors of one forward pass that are stored, the embedding first.
         transform: canonical pixels to input.
         loader: `module:class` of its `Loader`.
         libraries: packages whose version changes the features.
@@ -42,11 +55,21 @@ class BackboneCard(BaseModel):
     licence: str
     parameters: int
     parameters_with_head: int
-    embedding: int
-    output: str
+    outputs: tuple[Output, ...]
     transform: InputTransform
     loader: str
     libraries: tuple[str, ...]
     bf16_cosine: float | None = None
     channels_last: bool = False
     notes: str = ""
+
+    @model_validator(mode="after")
+    def _embedding_first(self) -> "BackboneCard":
+        if not self.outputs or self.outputs[0].name != "embedding" or len(self.outputs[0].shape) != 1:
+            raise ValueError(f"the first output of {self.name!r} must be a vector called 'embedding'")
+        return self
+
+    @property
+    def embedding(self) -> int:
+        """Length of the embedding."""
+        return self.outputs[0].shape[0]

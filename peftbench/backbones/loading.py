@@ -28,6 +28,9 @@ class Loader(Protocol):
     def build(self) -> nn.Module:
         """The encoder, untrained: (n, 3, height, width) to (n, embedding)."""
 
+    def outputs(self, module: nn.Module, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """All outputs of the card from one forward pass; `embedding` is what the module itself answers."""
+
     def located(self) -> Path:
         """Where the pretrained weights lie on this machine; asks no network.
 
@@ -49,11 +52,13 @@ class Encoder:
 
     Attributes:
         spec: what it is.
+        loader: knows the module's outputs.
         module: in evaluation mode, no parameter learns.
         weights_digest: SHA-256 of all its tensors, names and shapes.
     """
 
     spec: BackboneSpec
+    loader: Loader
     module: nn.Module
     weights_digest: str
 
@@ -78,7 +83,7 @@ def load_encoder(spec: BackboneSpec) -> Encoder:
     if spec.random_seed is None:
         load_strictly(module, loader.pretrained(), spec.card.name)
     module.requires_grad_(requires_grad=False)
-    return Encoder(spec, module.eval(), tensors_digest(module.state_dict()))
+    return Encoder(spec, loader, module.eval(), tensors_digest(module.state_dict()))
 
 
 def find_loader(card: BackboneCard) -> Loader:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from peftbench.backbones.card import BackboneCard
+from peftbench.backbones.card import BackboneCard, Output
 from peftbench.errors import ConfigError, unknown_name
 from peftbench.imaging.transform import HALF, IMAGENET
 
@@ -20,8 +20,10 @@ CARDS: dict[str, BackboneCard] = {
             licence="Apache-2.0",
             parameters=3_371_008,
             parameters_with_head=4_652_008,
-            embedding=1280,
-            output="conv_head+bn+act|avgpool",
+            outputs=(
+                Output("embedding", "conv_head+bn+act|avgpool", (1280,)),
+                Output("stages", "blocks.1+blocks.2+blocks.4+blocks.6|avgpool,concatenated", (496,)),
+            ),
             transform=HALF,
             loader="peftbench.backbones.efficientnet_lite0:EfficientNetLite0",
             libraries=("torch", "timm"),
@@ -39,8 +41,10 @@ CARDS: dict[str, BackboneCard] = {
             licence="BSD-3-Clause",
             parameters=11_176_512,
             parameters_with_head=11_689_512,
-            embedding=512,
-            output="layer4|avgpool",
+            outputs=(
+                Output("embedding", "layer4|avgpool", (512,)),
+                Output("stages", "layer1+layer2+layer3+layer4|avgpool,concatenated", (960,)),
+            ),
             transform=IMAGENET,
             loader="peftbench.backbones.resnet:ResNet18",
             libraries=("torch", "torchvision"),

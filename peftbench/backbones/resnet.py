@@ -23,6 +23,18 @@ class ResNet18:
         module.fc = nn.Identity()
         return module
 
+    def outputs(self, module: nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The embedding, and the average over each of the four stages."""
+        each: torch.Tensor = pixels
+        pooled = []
+        for name, layer in module.named_children():
+            if name == "avgpool":
+                break
+            each = layer(each)
+            if name.startswith("layer"):
+                pooled.append(torch.flatten(module.avgpool(each), 1))  # type: ignore[operator]
+        return {"embedding": pooled[-1], "stages": torch.cat(pooled, dim=1)}
+
     def located(self) -> Path:
         """Where torch's cache keeps the checkpoint.
 

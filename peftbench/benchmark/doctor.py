@@ -110,7 +110,7 @@ def _workspace(place: Workspace) -> tuple[dict[str, Any], list[str]]:
         "path": str(place.root),
         "writable": writable,
         "cohorts": cohorts,
-        "features": _names(place.root / "features", "*/*/commit.json"),
+        "features": sorted({folder.parent.name for folder in place.committed_features()}),
         "records": len(list(place.results.glob("*/*/*/*/record.json"))) if writable else 0,
     }
     if writable and not cohorts:

@@ -32,6 +32,10 @@ COMMIT_SECONDS = 5.0
 """How much work an interruption can cost at most."""
 
 
+Outputs = dict[str, npt.NDArray[np.float32]]
+"""Name of an output to its rows."""
+
+
 class Batch(NamedTuple):
     """Shaped pictures (batch, crop, crop) uint8, and the digests of the first len(images) of them."""
 
@@ -41,6 +45,8 @@ class Batch(NamedTuple):
 
 class Engine:
     """A frozen encoder on its device, fed with shaped batches; `buffer` is its input, made once.
+
+    What it answers are all outputs of the backbone's card, from one forward pass.
 
     Args:
         encoder: the backbone.
@@ -55,6 +61,7 @@ class Engine:
         self.precision = precision
         self.batch_size = batch_size
         layout = torch.channels_last if self.card.channels_last else torch.contiguous_format
+        self._loader = encoder.loader
         self._module = encoder.module.to(device)
         if self.card.channels_last:
             self._module = self._module.to(memory_format=torch.channels_last)
@@ -65,17 +72,16 @@ class Engine:
             device=device,
         ).to(memory_format=layout)
 
-    def embed(self, pixels: torch.Tensor) -> npt.NDArray[np.float32]:
-        """Shaped pictures (batch_size, crop, crop) uint8 to (batch_size, embedding) float32."""
+    def embed(self, pixels: torch.Tensor) -> Outputs:
+        """Shaped pictures (batch_size, crop, crop) uint8 to (batch_size, ...) float32 of each output."""
         return self.forward(self.card.transform.normalise(pixels.to(self.device, non_blocking=True), self.buffer))
 
     @torch.inference_mode()
-    def forward(self, batch: torch.Tensor) -> npt.NDArray[np.float32]:
-        """Normalised input (batch_size, 3, crop, crop) to (batch_size, embedding) float32."""
+    def forward(self, batch: torch.Tensor) -> Outputs:
+        """Normalised input (batch_size, 3, crop, crop) to (batch_size, ...) float32 of each output."""
         with autocast(self.device, self.precision):
-            features = self._module(batch)
-        found: npt.NDArray[np.float32] = features.float().cpu().numpy()
-        return found
+            outputs = self._loader.outputs(self._module, batch)
+        return {name: tensor.float().cpu().numpy() for name, tensor in outputs.items()}
 
 
 def embed_missing(
@@ -93,19 +99,21 @@ def embed_missing(
         progress: is told of every batch.
     """
     start = time.perf_counter()
-    waiting: list[tuple[list[str], npt.NDArray[np.float32]]] = []
+    waiting: list[tuple[list[str], Outputs]] = []
     committed = start
 
     def commit() -> None:
         if waiting:
             names = [image for batch, _ in waiting for image in batch]
-            features.append(names, np.concatenate([rows for _, rows in waiting]))
+            rows = {name: np.concatenate([each[name] for _, each in waiting]) for name in waiting[0][1]}
+            features.append(names, rows)
             waiting.clear()
 
     try:
         with _ahead(_batches(pictures, images, engine), engine.device) as batches:
             for batch in batches:
-                waiting.append((batch.images, engine.embed(batch.pixels)[: len(batch.images)]))
+                outputs = engine.embed(batch.pixels)
+                waiting.append((batch.images, {name: rows[: len(batch.images)] for name, rows in outputs.items()}))
                 progress.advance(len(batch.images))
                 if time.perf_counter() - committed > COMMIT_SECONDS:
                     commit()

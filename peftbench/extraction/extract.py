@@ -20,15 +20,19 @@ from peftbench.protocol.workspace import Workspace
 from stores.errors import StoreDamagedError
 from stores.features import FeatureStore
 from stores.images import ImageStore
-from stores.keys import FeatureRecipe
+from stores.lock import Wait
+from stores.recipe import FeatureRecipe
 
 BATCH_SIZE = 16
 """Pictures in a forward pass unless stated: on a processor larger ones are no faster."""
 
 GPU_BATCH_SIZE = 128
 
-DTYPE = "float32"
-"""Of stored features."""
+DTYPES = ("float32", "float16")
+"""That features can be stored in."""
+
+ROWS_READ_BACK = 8192
+"""At a time, after they were written."""
 
 
 def extract(
@@ -38,10 +42,13 @@ def extract(
     workspace: str | Path | Workspace | None = None,
     device: str = "auto",
     precision: str = "auto",
+    dtype: str = "float32",
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> ExtractResult:
     """Embed a prepared cohort's images with frozen backbones; images embedded before are reused.
+
+    Where another process is writing the same features, this one waits, and then embeds what is still missing.
 
     Args:
         cohort: name of a prepared cohort.
@@ -50,6 +57,7 @@ def extract(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: of the forward pass: `auto` (bf16 where the hardware has it and the backbone's card says
             that its features keep; else fp32), `fp32`, `bf16` or `fp16`.
+        dtype: of the stored rows: `float32`, or `float16` (half the size, about three digits).
         batch_size: pictures in a forward pass; part of the key, as its last bits depend on it.
         progress: who is told how far it is.
 
@@ -58,7 +66,6 @@ def extract(
         NotPreparedError: the cohort was not prepared.
         WeightsError: pretrained weights are absent or do not fit.
         DeviceError: the device or the precision is not to be had.
-        StoreLockedError: another process is writing the same features.
     """
     get_cohort(cohort)
     specs = [parse_backbone(name) for name in dict.fromkeys([backbone] if isinstance(backbone, str) else backbone)]
@@ -69,12 +76,14 @@ def extract(
     size = batch_size if batch_size is not None else (GPU_BATCH_SIZE if where.type == "cuda" else BATCH_SIZE)
     if size < 1:
         raise ConfigError(f"--batch-size is {size}, expected at least 1")
+    if dtype not in DTYPES:
+        raise ConfigError(f"unknown dtype {dtype!r}: expected {' or '.join(DTYPES)}")
     place, told = Workspace.at(workspace), progress or Silent()
     manifest = Manifest.read(cohort, place.manifest(cohort))
     place.ensure_writable()
     pictures = open_pictures(place, cohort)
     rows = [
-        _extract_one(spec, manifest, pictures, place, where, each, size, told)
+        _extract_one(spec, manifest, pictures, place, where, each, dtype, size, told)
         for spec, each in zip(specs, exactness, strict=True)
     ]
     return ExtractResult(results=rows)
@@ -95,15 +104,17 @@ def open_pictures(place: Workspace, cohort: str) -> ImageStore:
     return ImageStore.open(place.images(cohort, name))
 
 
-def recipe_of(encoder: Encoder, device: torch.device, precision: Precision, batch_size: int) -> FeatureRecipe:
+def recipe_of(
+    encoder: Encoder, device: torch.device, precision: Precision, batch_size: int, dtype: str = "float32"
+) -> FeatureRecipe:
     """Everything that changes the bytes of this encoder's features."""
     card = encoder.card
     return FeatureRecipe(
         architecture=card.architecture,
         weights=encoder.weights_digest,
         transform=str(card.transform),
-        output=card.output,
-        dtype=DTYPE,
+        outputs={output.name: output.tensor for output in card.outputs},
+        dtype=dtype,
         precision=precision,
         device=device_kind(device),
         batch_size=batch_size,
@@ -118,19 +129,22 @@ def _extract_one(
     place: Workspace,
     device: torch.device,
     precision: Precision,
+    dtype: str,
     batch_size: int,
     told: Progress,
 ) -> ExtractRow:
     told.start(f"loading {spec.title}", 1)
     encoder = load_encoder(spec)
     told.advance()
-    recipe = recipe_of(encoder, device, precision, batch_size)
-    store = FeatureStore.create(place.features(spec.name, recipe.key), recipe, spec.card.embedding)
+    recipe = recipe_of(encoder, device, precision, batch_size, dtype)
+    wait = Wait(told.note, lambda: told.advance(0))
+    shapes = {output.name: output.shape for output in spec.card.outputs}
+    store = FeatureStore.create(place.features(spec.name, recipe.key), recipe, shapes, wait)
     images = list(dict.fromkeys(manifest.frame["image_digest"].tolist()))
     seconds, embedded = 0.0, 0
     with ExitStack() as stack:
         if store.missing(images):
-            stack.enter_context(store.writing())
+            stack.enter_context(store.writing(wait))
             missing = store.missing(images)
             embedded = len(missing)
             told.start(f"embedding {manifest.cohort} with {spec.title} ({precision}, {device})", embedded)
@@ -154,8 +168,12 @@ def _extract_one(
 
 def _assert_written(store: FeatureStore, before: int) -> None:
     """Read back what was added: it must be what was computed."""
-    if store.damaged_blocks(before):
-        raise StoreDamagedError(f"rows just written to {store.folder} do not read back as they were: check the disk")
+    try:
+        for name in store.rows.columns:
+            for start in range(before, len(store), ROWS_READ_BACK):
+                store.rows.read(name, start, start + ROWS_READ_BACK)
+    except StoreDamagedError as error:
+        raise StoreDamagedError(f"rows just written do not read back as they were, check the disk: {error}") from error
 
 
 def _assert_complete(store: FeatureStore, images: Sequence[str]) -> None:

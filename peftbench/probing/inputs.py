@@ -13,10 +13,10 @@ from peftbench.errors import NotPreparedError, unknown_name
 from peftbench.protocol.progress import Progress
 from peftbench.protocol.tasks import TaskRows
 from peftbench.protocol.workspace import Workspace
+from stores.commit import COMMIT_FILE
 from stores.errors import StoreDamagedError, StoreError, StoreNotFoundError
 from stores.features import FeatureStore
 from stores.keys import digest_of
-from stores.rows import ADVICE, COMMIT_FILE
 
 VIEWS = ("AP", "PA")
 """Views that the view control tells apart; all others are one more."""
@@ -72,27 +72,35 @@ def stored_features(
     """
     images = rows.frame["image_digest"].tolist()
     candidates = complete_stores(place, backbone, images, rows.task.cohort, told, pin)
+    for store in candidates:
+        try:
+            matrix = store.load(images).matrix
+        except StoreDamagedError as error:
+            if store is candidates[-1]:
+                raise
+            told.note(f"passed over: {error}")
+            continue
+        break
     if len(candidates) > 1:
         told.note(
             f"{len(candidates)} feature stores of {backbone} hold all images of {rows.task.name}: "
-            f"taking the newest, {candidates[0].recipe.key[:16]} ({candidates[0].recipe.precision}, "
-            f"{candidates[0].recipe.device}); name another with --features KEY"
+            f"taking {store.recipe.key[:16]} ({store.recipe.precision}, {store.recipe.device}), the newest that is "
+            "sound; name another with --features KEY"
         )
-    store = candidates[0]
-    return ProbeInput(backbone, store.load(images).matrix, store.recipe.key, {"recipe": store.recipe.to_json()})
+    return ProbeInput(backbone, matrix, store.recipe.key, {"recipe": store.recipe.to_json()})
 
 
 def complete_stores(
     place: Workspace, backbone: str, images: Sequence[str], cohort: str, told: Progress, pin: str | None = None
 ) -> list[FeatureStore]:
-    """Sound feature stores of a backbone that hold all the images, the newest first.
+    """Feature stores of a backbone that can be opened and hold all the images, the newest first.
 
     Raises:
         NotPreparedError: there is none.
         StoreDamagedError: the only ones are damaged.
     """
     command = f"run `peftbench extract {cohort} --backbone {backbone}`"
-    folders = [path.parent for path in place.features_of(backbone).glob(f"*/{COMMIT_FILE}")]
+    folders = place.committed_features(backbone)
     if not folders:
         _explain_absence(place, backbone, command)
     chosen = [folder for folder in folders if folder.name.startswith((pin or "")[:16])]
@@ -114,14 +122,13 @@ def complete_stores(
 
 
 def _sound(folders: Sequence[Path], told: Progress) -> list[FeatureStore]:
-    """Open and verify stores; damaged ones are passed over with a note, unless there is nothing else."""
+    """Open stores and read what they hold; damaged ones are passed over, unless there is nothing else."""
     sound, faults = [], []
     for folder in folders:
         try:
             store = FeatureStore.open(folder)
-            damaged = store.damaged_blocks()
-            if damaged:
-                raise StoreDamagedError(f"{len(damaged)} blocks of the store {folder} are damaged: {ADVICE}")
+            # Reading the digests of its images is what a damaged store may fail at as well.
+            store.missing([])
             sound.append(store)
         except StoreError as error:
             faults.append(error)

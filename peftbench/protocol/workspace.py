@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftbench.errors import WorkspaceError
+from stores.commit import COMMIT_FILE
 
 ENVIRONMENT = "PEFTBENCH_WORKSPACE"
 DEFAULT = Path("workspace")
@@ -77,6 +78,13 @@ class Workspace:
     def features(self, backbone: str, key: str) -> Path:
         """The feature store of a backbone under a key."""
         return self.features_of(backbone) / key[:16]
+
+    def committed_features(self, backbone: str = "*") -> list[Path]:
+        """Folders of a backbone's committed feature stores; by default of all backbones."""
+        name = backbone if backbone == "*" else path_name(backbone)
+        found = sorted((self.root / "features").glob(f"{name}/*/{COMMIT_FILE}"))
+        # Names that begin with a dot are stores under repair.
+        return [path.parent for path in found if not path.parent.name.startswith(".")]
 
     def splits(self, task: str) -> Path:
         """Folder of a task's saved splits."""

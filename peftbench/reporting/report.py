@@ -83,7 +83,7 @@ def read_cards(place: Workspace, records: Iterable[Record]) -> dict[str, Card]:
 def _next_step(place: Workspace) -> str:
     if not any(place.root.glob("cohorts/*/manifest.parquet")):
         return "peftbench prepare COHORT --raw DIR"
-    if not any(place.root.glob("features/*/*/commit.json")):
+    if not place.committed_features():
         return "peftbench extract COHORT --backbone NAME"
     return "peftbench probe TASK --backbone NAME"
 

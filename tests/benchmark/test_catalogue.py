@@ -50,8 +50,12 @@ class TestListing:
 class TestPackage:
     def test_every_public_name_can_be_had(self) -> None:
         assert {"prepare", "extract", "probe", "report", "list", "doctor"} <= set(peftbench.__all__)
-        assert all(callable(getattr(peftbench, name)) for name in peftbench.__all__)
+        assert all(callable(getattr(peftbench, name)) for name in peftbench.__all__ if name != "store")
         assert set(peftbench.__all__) <= set(dir(peftbench))
+
+    def test_the_verbs_of_the_stores_have_a_room_of_their_own(self) -> None:
+        assert {"ls", "info", "verify", "repair", "export", "prune"} == set(peftbench.store.__all__)
+        assert all(callable(getattr(peftbench.store, name)) for name in peftbench.store.__all__)
 
     def test_any_other_name_is_an_attribute_error(self) -> None:
         with pytest.raises(AttributeError, match="module 'peftbench' has no attribute 'train'"):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from typer.testing import CliRunner
 
 from cli.main import app
+from stores.verify import Fault, verify
 
 BACKBONE = "resnet18@random:0"
 """Needs no download."""
@@ -88,6 +89,11 @@ def run(*words: str, program: str = SCRIPT, **env: str) -> Done:
 def rows_of(done: Done) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = done.answer["results"]
     return rows
+
+
+def faults(store: Path) -> list[Fault]:
+    """What is wrong with a store when every byte of it is read."""
+    return [fault for verdict in verify(store, deep=True) for fault in verdict.faults]
 
 
 def files(folder: Path) -> set[str]:

@@ -4,16 +4,18 @@ import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from cli_kit import BACKBONE, PATIENTS, Done, files, invoke, rows_of, run
+from cli_kit import BACKBONE, PATIENTS, Done, faults, files, invoke, rows_of, run
 
 from peftbench.cohorts import prepare as prepare_module
 from peftbench.errors import UnknownNameError
 from peftbench.extraction import embed
 from peftbench.protocol import manifest as manifest_module
+from stores import commit as commit_module
 from stores import rows as rows_module
 from stores.features import FeatureStore
 
@@ -71,8 +73,9 @@ class TestErrors:
         assert str(tmp_path / "hub" / "checkpoints") in error
 
     def test_features_that_are_no_numbers(self, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def overflown(self: embed.Engine, batch: torch.Tensor) -> np.ndarray:
-            return np.full((len(batch), 512), np.nan, dtype=np.float32)
+        def overflown(self: embed.Engine, batch: torch.Tensor) -> embed.Outputs:
+            shapes = {output.name: output.shape for output in self.card.outputs}
+            return {name: np.full((len(batch), *shape), np.nan, dtype=np.float32) for name, shape in shapes.items()}
 
         monkeypatch.setattr(embed.Engine, "forward", overflown)
         words = ("extract", "phantom", "--backbone", BACKBONE, "--workspace", str(prepared))
@@ -167,10 +170,15 @@ def full(path: Path, _: bytes | str) -> None:
     raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
 
+@pytest.mark.slow
 class TestFullDisk:
     """Every small file is written by one function; here the disk is full when it is asked."""
 
-    @pytest.mark.parametrize("module", [rows_module, prepare_module, manifest_module], ids=lambda each: each.__name__)
+    @pytest.mark.parametrize(
+        "module",
+        [rows_module, commit_module, prepare_module, manifest_module],
+        ids=lambda each: each.__name__,
+    )
     def test_preparing_ends_in_one_sentence_and_can_be_done_again(
         self, raw: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: object
     ) -> None:
@@ -183,26 +191,50 @@ class TestFullDisk:
         monkeypatch.chdir(tmp_path)
         assert invoke("prepare", "phantom", "--raw", str(raw), "--json").answer["images"] == PATIENTS
 
+    @pytest.mark.parametrize(
+        ("file", "time", "kept"),
+        [
+            pytest.param("embedding/zarr.json", 0, 0, id="making the store: an array"),
+            pytest.param("{store}/zarr.json", 0, 0, id="making the store: the group"),
+            pytest.param("{store}/commit.json", 0, 0, id="making the store: the commit record"),
+            pytest.param("embedding/c.0.0", 0, 0, id="appending: the rows of one array"),
+            pytest.param("image/c.0.0", 0, 0, id="appending: the rows of another"),
+            pytest.param("{store}/commit.json", 1, 0, id="appending: the commit record"),
+            pytest.param("embedding/zarr.json", 1, PATIENTS, id="after the commit: a shape"),
+            pytest.param("{store}/zarr.json", 1, PATIENTS, id="after the commit: the group's shapes"),
+        ],
+    )
     def test_extracting_ends_in_one_sentence_and_goes_on_when_there_is_space(
-        self, prepared: Path, monkeypatch: pytest.MonkeyPatch
+        self, prepared: Path, monkeypatch: pytest.MonkeyPatch, file: str, time: int, kept: int
     ) -> None:
+        """Whichever file of a store is the first that no longer fits."""
         words = ("extract", "phantom", "--backbone", BACKBONE, "--workspace", str(prepared), "--json")
-        original: Callable[..., None] = rows_module.write_atomic
-        written = []
+        seen: list[Path] = []
 
-        def nearly_full(path: Path, data: bytes | str) -> None:
-            written.append(path)
-            if len(written) > 1:
-                full(path, data)
-            original(path, data)
+        def nearly_full(write: Callable[..., None]) -> Callable[..., None]:
+            def writing(path: Path, data: Any) -> None:
+                (store,) = (prepared / "features" / "resnet18-random-0").iterdir()
+                if str(path).endswith("/" + file.format(store=store.name)):
+                    seen.append(path)
+                if len(seen) > time:
+                    full(path, data)
+                write(path, data)
 
-        monkeypatch.setattr(rows_module, "write_atomic", nearly_full)
-        assert "no space left" in invoke(*words).error
-        assert {path.name for path in written} == {"commit.json"}
-        monkeypatch.setattr(rows_module, "write_atomic", original)
+            return writing
+
+        with monkeypatch.context() as patch:
+            for module, name in (
+                (rows_module, "write_atomic"),
+                (rows_module, "write_parts"),
+                (commit_module, "write_atomic"),
+            ):
+                patch.setattr(module, name, nearly_full(getattr(module, name)))
+            assert "no space left" in invoke(*words).error
+        assert len(seen) > time
         (row,) = rows_of(invoke(*words))
-        assert row["embedded"] == PATIENTS
+        assert (row["reused"], row["embedded"]) == (kept, PATIENTS - kept)
         assert len(FeatureStore.open(Path(row["store"]))) == PATIENTS
+        assert faults(Path(row["store"])) == []
 
     def test_probing_ends_in_one_sentence_and_leaves_no_record(
         self, prepared: Path, monkeypatch: pytest.MonkeyPatch

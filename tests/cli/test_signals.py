@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_kit import BACKBONE, PATIENTS, files, invoke, rows_of, run, start
+from cli_kit import BACKBONE, PATIENTS, faults, files, invoke, rows_of, run, start
 
 from stores.features import FeatureStore
+from stores.lock import writer_lock
 
 MESSAGE = "interrupted: what was finished is kept; run the same command again to go on"
 
@@ -79,7 +80,25 @@ def test_an_extraction_stopped_by_a_signal_goes_on_where_it_stood(
     assert (row["total"], row["reused"], row["embedded"]) == (PATIENTS, kept, PATIENTS - kept)
     finished = FeatureStore.open(store)
     assert len(finished) == PATIENTS
-    assert finished.damaged_blocks() == []
+    assert faults(store) == []
+
+
+@pytest.mark.slow
+def test_an_extraction_that_waits_for_another_can_be_stopped(raw: Path, tmp_path: Path) -> None:
+    place = ("--workspace", str(tmp_path / "workspace"))
+    assert invoke("prepare", "phantom", "--raw", str(raw), *place).code == 0
+    words = ("extract", "phantom", "--backbone", BACKBONE, *place, "--json")
+    (row,) = rows_of(invoke(*words))
+    store = Path(row["store"])
+    (store / "commit.json").unlink()
+    with writer_lock(store), start(*words) as process:
+        seen = wait_for(process, "note: ")
+        assert "is being written by process" in seen[-1]
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert stderr.splitlines() == [MESSAGE]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])

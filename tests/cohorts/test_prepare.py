@@ -1,6 +1,5 @@
 """Preparing: twice costs once, a bad file costs itself alone, and a bad download costs nothing that was there."""
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from peftbench.protocol.progress import Silent
 from peftbench.protocol.workspace import ENVIRONMENT, Workspace
 from stores.errors import StoreLockedError
 from stores.images import ImageStore
+from stores.lock import writer_lock
 
 
 @pytest.fixture
@@ -171,11 +171,9 @@ class TestOnce:
     def test_another_writer_is_named(self, raw: Path, place: Workspace) -> None:
         prepare("hannover", raw, workspace=place)
         Image.fromarray(picture(99)).save(image_file(raw, "b0000003"))
-        lock = place.images("hannover", PixelPolicy().digest) / "pictures" / "writer.lock"
-        with lock.open("r+") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
-            with pytest.raises(StoreLockedError, match="is being written by process"):
-                prepare("hannover", raw, workspace=place)
+        pictures = place.images("hannover", PixelPolicy().digest) / "pictures"
+        with writer_lock(pictures), pytest.raises(StoreLockedError, match=r"is being written by process \d+ on "):
+            prepare("hannover", raw, workspace=place)
 
 
 class TestManifest:

@@ -1,4 +1,4 @@
-"""A tiny backbone beside the real ones, a prepared phantom, and one thread for torch."""
+"""Tiny backbones beside the real ones, a prepared phantom, and one thread for torch."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from extraction_kit import TINY
+from vit_kit import VIT
 
 from peftbench.backbones.registry import CARDS
 from peftbench.cohorts.prepare import prepare
@@ -24,7 +25,8 @@ def one_torch_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CARDS, TINY.name, TINY)
+    for card in (TINY, VIT):
+        monkeypatch.setitem(CARDS, card.name, card)
 
 
 @pytest.fixture(scope="package")

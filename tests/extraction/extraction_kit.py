@@ -1,5 +1,8 @@
 """A convolutional network of some hundred parameters, and what the tests of extraction ask of a workspace."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +12,15 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from peftbench.backbones.card import BackboneCard
+from peftbench.backbones.card import BackboneCard, Output
 from peftbench.extraction.extract import extract
 from peftbench.imaging.transform import InputTransform
 from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.results import ExtractRow
 from peftbench.protocol.workspace import Workspace
+from stores.errors import StoreNotFoundError
 from stores.features import FeatureStore
+from stores.verify import Fault, verify
 
 TINY = BackboneCard(
     name="tiny",
@@ -27,8 +32,7 @@ TINY = BackboneCard(
     licence="none",
     parameters=648,
     parameters_with_head=648,
-    embedding=16,
-    output="avgpool",
+    outputs=(Output("embedding", "4|avgpool", (16,)), Output("stages", "2+4|avgpool,concatenated", (24,))),
     transform=InputTransform(36, 32, "bicubic", (0.5, 0.4, 0.3), (0.5, 0.25, 0.2)),
     loader="extraction_kit:TinyLoader",
     libraries=("torch", "numpy"),
@@ -51,6 +55,11 @@ class TinyLoader:
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
         )
+
+    def outputs(self, module: nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        early = module[:3](pixels)
+        late = module[3:](early)
+        return {"embedding": late, "stages": torch.cat([early.mean((2, 3)), late], dim=1)}
 
     def located(self) -> Path:
         return Path(__file__)
@@ -91,11 +100,16 @@ def images_of(place: Workspace, cohort: str = "phantom") -> list[str]:
     return list(dict.fromkeys(Manifest.read(cohort, place.manifest(cohort)).frame["image_digest"]))
 
 
-def by_image(store: str | Path) -> dict[str, npt.NDArray[np.floating]]:
+def by_image(store: str | Path, output: str = "embedding") -> dict[str, npt.NDArray[np.floating]]:
     """Image digest to row; fails if an image has two."""
-    matrix, images = FeatureStore.open(Path(store)).load()
+    matrix, images = FeatureStore.open(Path(store)).load(output=output)
     assert len(set(images)) == len(images) == len(matrix)
     return dict(zip(images, matrix, strict=True))
+
+
+def faults(store: str | Path) -> list[Fault]:
+    """What is wrong with a store when every byte of it is read."""
+    return [fault for verdict in verify(Path(store), deep=True) for fault in verdict.faults]
 
 
 def stores_of(place: Workspace, backbone: str = "tiny") -> list[Path]:
@@ -109,3 +123,47 @@ def assert_equal_to_the_bit(
     assert found.keys() == expected.keys()
     for image, row in expected.items():
         np.testing.assert_array_equal(found[image], row)
+
+
+PROGRAM = """
+import sys, time
+import torch
+from peftbench.extraction import embed
+embed.COMMIT_SECONDS = 0.0
+original = embed.Engine.embed
+def embed_slowly(self, pixels):
+    time.sleep(0.1)
+    return original(self, pixels)
+embed.Engine.embed = embed_slowly
+torch.set_num_threads(1)
+from cli.main import main
+sys.argv = ["peftbench", *sys.argv[1:]]
+main()
+"""
+"""The command line, slow and committing every batch: an ordinary run of a small cohort ends before its first commit."""
+
+SLOWER = "resnet18@random:0"
+"""A backbone with which a small cohort takes long enough to be stopped in its midst."""
+
+BATCH = 3
+
+
+def extraction(place: Workspace, *more: str) -> subprocess.Popen[str]:
+    """A process of its own that embeds the phantom."""
+    command = [sys.executable, "-c", PROGRAM, "extract", "phantom", "--backbone", SLOWER]
+    options = ["--device", "cpu", "--precision", "fp32", "--batch-size", str(BATCH), "--workspace", str(place.root)]
+    return subprocess.Popen(
+        [*command, *options, *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def committed(place: Workspace) -> int:
+    """Rows of the slower backbone's one store."""
+    try:
+        return sum(len(FeatureStore.open(folder)) for folder in stores_of(place, SLOWER))
+    except StoreNotFoundError:
+        return 0

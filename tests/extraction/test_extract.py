@@ -11,10 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
-from extraction_kit import TINY, InterruptedAfter, TinyLoader, by_image, images_of, run, stores_of
+from extraction_kit import TINY, TinyLoader, by_image, images_of, run, stores_of
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
+from peftbench.backbones.card import Output
 from peftbench.backbones.loading import load_encoder
 from peftbench.backbones.registry import CARDS, parse_backbone
 from peftbench.cohorts.prepare import prepare
@@ -26,7 +27,7 @@ from peftbench.extraction.extract import extract
 from peftbench.imaging.decode import PixelPolicy, canonical_pixels
 from peftbench.imaging.transform import InputTransform
 from peftbench.protocol.workspace import Workspace
-from stores.errors import StoreDamagedError, StoreLockedError
+from stores.errors import StoreDamagedError
 from stores.features import FeatureStore
 from stores.images import ImageStore
 from stores.keys import pixels_digest
@@ -157,9 +158,16 @@ class TestKey:
         monkeypatch.setattr(module, "library_versions", lambda card: dict.fromkeys(card.libraries, "0.0.1"))
         self.differs(place, first, run(place).store)
 
-    @pytest.mark.parametrize("change", [{"architecture": "test:other"}, {"output": "maxpool"}])
+    @pytest.mark.parametrize(
+        "change",
+        [
+            pytest.param({"architecture": "test:other"}, id="architecture"),
+            pytest.param({"outputs": (Output("embedding", "4|maxpool", (16,)), TINY.outputs[1])}, id="embedding"),
+            pytest.param({"outputs": (TINY.outputs[0], Output("stages", "2+4|maxpool", (24,)))}, id="another output"),
+        ],
+    )
     def test_another_architecture_or_output(
-        self, place: Workspace, monkeypatch: pytest.MonkeyPatch, change: dict[str, str]
+        self, place: Workspace, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
     ) -> None:
         first = run(place).store
         monkeypatch.setitem(CARDS, "tiny", TINY.model_copy(update=change))
@@ -174,7 +182,8 @@ class TestKey:
         encoder = load_encoder(parse_backbone("tiny"))
         assert recipe.weights == encoder.weights_digest
         assert recipe.transform == str(TINY.transform)
-        assert (recipe.architecture, recipe.output) == (TINY.architecture, TINY.output)
+        assert recipe.architecture == TINY.architecture
+        assert recipe.outputs == {output.name: output.tensor for output in TINY.outputs}
         assert (recipe.precision, recipe.device, recipe.dtype) == (
             "bf16",
             f"cpu/{torch.backends.cpu.get_cpu_capability()}",
@@ -247,7 +256,7 @@ class TestNumbers:
             assert (other != row).any(), "it was computed in another precision"
             assert float(row @ other / (np.linalg.norm(row) * np.linalg.norm(other))) > expected
 
-    def test_rows_are_stored_as_float32(self, place: Workspace) -> None:
+    def test_rows_are_stored_as_float32_unless_asked_otherwise(self, place: Workspace) -> None:
         assert {row.dtype for row in by_image(run(place, precision="bf16").store).values()} == {np.dtype("float32")}
 
     @pytest.mark.parametrize("damage", [torch.nan, torch.inf])
@@ -261,7 +270,7 @@ class TestNumbers:
 
     def test_a_damaged_picture_is_not_embedded(self, place: Workspace) -> None:
         pictures = module.open_pictures(place, "phantom")
-        (shard,) = (path for path in (pictures._pictures.folder / "pixels").rglob("c/*/*/*"))
+        (shard,) = (path for path in (pictures._pictures.folder / "pixels").glob("c.*"))
         content = bytearray(shard.read_bytes())
         content[1000] ^= 1
         shard.write_bytes(content)
@@ -271,15 +280,6 @@ class TestNumbers:
 
 
 class TestAsked:
-    def test_another_writer_is_named(self, place: Workspace) -> None:
-        with pytest.raises(KeyboardInterrupt):
-            run(place, batch_size=4, progress=InterruptedAfter(1))
-        (store,) = stores_of(place)
-        kept = len(by_image(store))
-        with FeatureStore.open(store).writing(), pytest.raises(StoreLockedError, match=r"written by process \d+ on "):
-            run(place, batch_size=4)
-        assert run(place, batch_size=4).embedded == len(images_of(place)) - kept > 0
-
     def test_a_lock_of_the_past_holds_nobody_up(self, place: Workspace) -> None:
         store = Path(run(place).store)
         assert (store / "writer.lock").is_file()
@@ -301,6 +301,12 @@ class TestAsked:
     def test_a_device_that_is_not_understood(self, place: Workspace, device: str) -> None:
         with pytest.raises(DeviceError, match=rf"device '{device}'.*expected auto, cpu, cuda"):
             run(place, device=device)
+
+    @pytest.mark.parametrize("dtype", ["float64", "int8", "bf16", ""])
+    def test_a_dtype_that_is_not_understood(self, place: Workspace, dtype: str) -> None:
+        with pytest.raises(ConfigError, match=f"unknown dtype '{dtype}': expected float32 or float16"):
+            run(place, dtype=dtype)
+        assert stores_of(place) == []
 
     def test_a_precision_that_is_not_understood(self, place: Workspace) -> None:
         with pytest.raises(ConfigError, match="unknown precision 'fp8': expected auto, fp32, bf16 or fp16"):

@@ -11,7 +11,7 @@ from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.tasks import Task, TaskRows
 from peftbench.protocol.workspace import Workspace
 from stores.features import FeatureStore
-from stores.keys import FeatureRecipe
+from stores.recipe import FeatureRecipe
 
 TASK = Task(
     name="TOY", cohort="toy", question="Will it happen?", label="outcome", event="yes", no_event="no", outcome="icu"
@@ -50,7 +50,7 @@ def recipe(**changes: Any) -> FeatureRecipe:
         "architecture": "torchvision:resnet18",
         "weights": "0" * 64,
         "transform": "resize(96)",
-        "output": "layer4|avgpool",
+        "outputs": {"embedding": "layer4|avgpool"},
         "dtype": "float32",
         "precision": "fp32",
         "device": "cpu",
@@ -74,9 +74,9 @@ def write_features(
     frame = manifest_of(place).frame.drop_duplicates("image_digest")
     frame = frame.iloc[: round(share * len(frame))]
     given = recipe(**changes)
-    store = FeatureStore.create(place.features(backbone, given.key), given, DIM)
+    store = FeatureStore.create(place.features(backbone, given.key), given, {"embedding": (DIM,)})
     matrix = telling_features((frame["icu"] == "yes").to_numpy(dtype=np.int64), seed)
-    store.append(frame["image_digest"].tolist()[::step], matrix.astype(np.float32)[::step])
+    store.append(frame["image_digest"].tolist()[::step], {"embedding": matrix.astype(np.float32)[::step]})
     return store
 
 

@@ -1,6 +1,7 @@
 """What a probe reads: the right store's rows in the task's order, or the view alone."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from peftbench.probing.inputs import ProbeInput, stored_features, view_control
 from peftbench.protocol.workspace import Workspace
 from stores.errors import StoreDamagedError
 from stores.features import FeatureStore
+from stores.rows import exchange_names
 
 ROWS = cohort_rows(5, 7)
 IMAGES = ROWS.frame["image_digest"].tolist()
@@ -20,9 +22,9 @@ IMAGES = ROWS.frame["image_digest"].tolist()
 def store(place: Workspace, images: list[str], age: int = 0, backbone: str = BACKBONE, **changes: str) -> FeatureStore:
     """A store of images whose first feature is their number, committed `age` seconds before the epoch's second day."""
     given = recipe(**changes)
-    made = FeatureStore.create(place.features(backbone, given.key), given, DIM)
+    made = FeatureStore.create(place.features(backbone, given.key), given, {"embedding": (DIM,)})
     matrix = np.repeat([[int(image, 16)] for image in images], DIM, axis=1).astype(np.float32)
-    made.append(images, matrix)
+    made.append(images, {"embedding": matrix})
     os.utime(made.folder / "commit.json", (86_400 - age, 86_400 - age))
     return made
 
@@ -96,7 +98,7 @@ class TestStoredFeatures:
             read(place)
 
     def test_damaged_features_are_not_probed(self, place: Workspace) -> None:
-        path = store(place, IMAGES).folder / "embedding" / "c" / "0" / "0"
+        path = store(place, IMAGES).folder / "embedding" / "c.0.0"
         data = bytearray(path.read_bytes())
         data[9] ^= 1
         path.write_bytes(bytes(data))
@@ -106,17 +108,30 @@ class TestStoredFeatures:
     def test_a_damaged_store_is_passed_over_for_a_sound_one_and_that_is_said(self, place: Workspace) -> None:
         sound = store(place, IMAGES, age=9, weights="1" * 64)
         damaged = store(place, IMAGES, age=1)
-        path = damaged.folder / "embedding" / "c" / "0" / "0"
+        path = damaged.folder / "embedding" / "c.0.0"
         path.write_bytes(path.read_bytes()[:-1])
         found, notes = read(place)
         assert found.identity == sound.recipe.key
         assert len(notes) == 1
         assert notes[0].startswith("passed over: ")
 
+    def test_what_a_repair_left_that_was_cut_short_is_no_store(self, place: Workspace) -> None:
+        """Its copy may hold all rows, and the store that it was to replace is damaged."""
+        made = store(place, IMAGES, age=9)
+        for each in exchange_names(made.folder):
+            shutil.copytree(made.folder, each)
+        found, notes = read(place)
+        assert (found.identity, notes) == (made.recipe.key, [])
+        shutil.rmtree(made.folder)
+        for each in exchange_names(made.folder):
+            (each / "commit.json").write_bytes(b"")
+        with pytest.raises(NotPreparedError, match="no features of"):
+            read(place)
+
     def test_the_digest_is_of_what_is_probed_and_of_nothing_else(self, place: Workspace) -> None:
         made = store(place, IMAGES)
         first = read(place)[0].digest
-        made.append([f"{99:064x}"], np.ones((1, DIM), dtype=np.float32))
+        made.append([f"{99:064x}"], {"embedding": np.ones((1, DIM), dtype=np.float32)})
         assert read(place)[0].digest == first, "images of other cohorts play no part"
         assert read(place)[0]._replace(matrix=read(place)[0].matrix + 1).digest != first
 

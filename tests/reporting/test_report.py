@@ -30,7 +30,7 @@ from peftbench.reporting.reading import overall, reading
 from peftbench.reporting.report import report
 from peftbench.reporting.sheets import scores_sheet
 from stores.features import FeatureStore
-from stores.keys import FeatureRecipe
+from stores.recipe import FeatureRecipe
 
 TASKS = ("PHA_icu", "PHA_icu_all")
 NAMES = ("mcc", "pr_auc", "roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1", "brier", "ece")
@@ -41,12 +41,14 @@ NAN = math.nan
 def _store(place: Workspace, backbone: str, precision: str, informed: float, seed: int) -> str:
     """Features of all phantom images that hold `informed` times the extent of opacities beside noise."""
     frame = Manifest.read("phantom", place.manifest("phantom")).frame.drop_duplicates("image_digest")
+    outputs = {"embedding": "pool"}
     recipe = FeatureRecipe(
-        "test:made-up", f"{seed:064x}", "resize(8)", "pool", "float32", precision, "cpu", 16, {"made-up": "1"}
+        "test:made-up", f"{seed:064x}", "resize(8)", outputs, "float32", precision, "cpu", 16, {"made-up": "1"}
     )
     matrix = np.random.default_rng(seed).normal(size=(len(frame), 6)).astype(np.float32)
     matrix[:, 0] += informed * frame["opacity_extent"].to_numpy(dtype=np.float32)
-    FeatureStore.create(place.features(backbone, recipe.key), recipe, 6).append(frame["image_digest"].tolist(), matrix)
+    store = FeatureStore.create(place.features(backbone, recipe.key), recipe, {"embedding": (6,)})
+    store.append(frame["image_digest"].tolist(), {"embedding": matrix})
     return recipe.key
 
 

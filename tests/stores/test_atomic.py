@@ -2,13 +2,19 @@
 
 import os
 import stat
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stores.atomic import write_atomic
+from stores.atomic import write_atomic, write_parts
 
 
 @pytest.fixture
@@ -16,14 +22,6 @@ def target(tmp_path: Path) -> Path:
     path = tmp_path / "table.json"
     path.write_bytes(b"old")
     return path
-
-
-@pytest.fixture
-def _umask_restored() -> Iterator[None]:
-    before = os.umask(0o022)
-    os.umask(before)
-    yield
-    os.umask(before)
 
 
 def fail_in(monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException) -> None:
@@ -42,7 +40,7 @@ def test_text_is_written_as_utf8_and_bytes_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["flush", "permissions", "rename"])
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "stop"])
 def test_a_failure_in_the_middle_leaves_the_old_file_and_nothing_else(
     target: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
 ) -> None:
@@ -62,15 +60,24 @@ def test_a_failure_leaves_no_file_where_there_was_none(tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("_umask_restored")
+WITH_UMASK = """
+import os, sys
+os.umask(int(sys.argv[1]))
+from pathlib import Path
+from stores.atomic import write_atomic
+write_atomic(Path(sys.argv[2]), b"for the group")
+print(os.umask(0))
+"""
+
+
 @pytest.mark.parametrize(
     ("umask", "permissions"), [(0o022, 0o644), (0o002, 0o664), (0o027, 0o640), (0o077, 0o600), (0o000, 0o666)]
 )
-def test_permissions_follow_the_umask(tmp_path: Path, umask: int, permissions: int) -> None:
-    os.umask(umask)
-    write_atomic(tmp_path / "shared", b"for the group")
+def test_permissions_follow_the_umask_of_the_process(tmp_path: Path, umask: int, permissions: int) -> None:
+    command = [sys.executable, "-c", WITH_UMASK, str(umask), str(tmp_path / "shared")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == permissions
-    assert os.umask(umask) == umask, "writing must not change the process's own umask"
+    assert int(done.stdout) == umask, "writing must not change the process's own umask"
 
 
 def test_a_reader_sees_the_old_or_the_new_bytes_never_a_mixture(target: Path) -> None:
@@ -84,3 +91,65 @@ def test_a_reader_sees_the_old_or_the_new_bytes_never_a_mixture(target: Path) ->
     writer.join()
     assert seen
     assert seen <= set(payloads)
+
+
+def test_bytes_are_flushed_before_they_get_their_name_and_the_name_after(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def flush(handle: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else f"file of {os.fstat(handle).st_size}")
+
+    monkeypatch.setattr(os, "fsync", flush)
+    original = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda one, other: done.append("name") or original(one, other))
+    write_atomic(target, b"12345")
+    assert done == ["file of 5", "name", "folder"]
+
+
+PARTS = st.lists(st.binary(max_size=9) | st.integers(0, 9), max_size=6)
+
+
+class TestParts:
+    @given(parts=PARTS)
+    def test_they_lie_one_behind_the_other_and_a_number_is_so_many_zeros(self, parts: list[Any]) -> None:
+        with TemporaryDirectory() as scratch:
+            write_parts(Path(scratch) / "file", parts)
+            expected = b"".join(bytes(part) for part in parts)
+            assert (Path(scratch) / "file").read_bytes() == expected
+
+    def test_arrays_are_parts_as_well(self, tmp_path: Path) -> None:
+        write_parts(tmp_path / "file", [np.arange(3, dtype=np.uint8), np.empty(0, dtype=np.uint8), b"end"])
+        assert (tmp_path / "file").read_bytes() == b"\x00\x01\x02end"
+
+    def test_zeros_take_no_room_on_the_disk(self, tmp_path: Path) -> None:
+        write_parts(tmp_path / "file", [b"start", 50_000_000, b"end", 50_000_000])
+        found = (tmp_path / "file").stat()
+        assert found.st_size == 100_000_008
+        assert found.st_blocks * 512 < 1_000_000
+
+    def test_a_longer_file_that_was_there_leaves_nothing(self, target: Path) -> None:
+        write_atomic(target, b"x" * 100)
+        write_parts(target, [b"new", 2])
+        assert target.read_bytes() == b"new\x00\x00"
+
+    def test_a_write_that_the_system_cuts_in_two_is_continued(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = os.write
+        monkeypatch.setattr(os, "write", lambda handle, data: original(handle, bytes(data)[:7]))
+        write_parts(tmp_path / "file", [bytes(range(100)), 3, b"end"])
+        monkeypatch.undo()
+        assert (tmp_path / "file").read_bytes() == bytes(range(100)) + bytes(3) + b"end"
+
+    @pytest.mark.parametrize("step", ["flush", "permissions", "rename"])
+    def test_a_failure_leaves_the_old_file_and_nothing_else(
+        self, target: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        fail_in(monkeypatch, step, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            write_parts(target, [b"new", 5])
+        monkeypatch.undo()
+        assert target.read_bytes() == b"old"
+        assert list(target.parent.iterdir()) == [target]

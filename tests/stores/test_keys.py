@@ -1,6 +1,5 @@
-"""Keys: every ingredient counts, and one value has one text."""
+"""Digests: one value has one text, one picture one digest."""
 
-import dataclasses
 import hashlib
 import json
 import random
@@ -11,30 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from stores_kit import RECIPE, recipe
 
-from stores.keys import (
-    FeatureRecipe,
-    canonical_json,
-    digest_of,
-    file_digest,
-    pack_digests,
-    pixels_digest,
-    unpack_digests,
-)
-
-CHANGES = {
-    "architecture": "timm:tinier",
-    "weights": "0" * 63 + "1",
-    "transform": "resize(224,bicubic)|normalize(0.5)",
-    "output": "layer4|maxpool",
-    "dtype": "float16",
-    "precision": "bf16",
-    "device": "cuda/NVIDIA H100",
-    "batch_size": 8,
-    "libraries": {"torch": "2.6.1", "timm": "1.0.15"},
-    "schema": 2,
-}
+from stores.keys import canonical_json, digest_of, file_digest, pack_digests, pixels_digest, unpack_digests
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -49,47 +26,6 @@ def shuffled_keys(value: object, seed: int) -> object:
         random.Random(seed).shuffle(items)  # noqa: S311 - no secret
         return {key: shuffled_keys(each, seed) for key, each in items}
     return [shuffled_keys(each, seed) for each in value] if isinstance(value, list) else value
-
-
-class TestFeatureRecipe:
-    def test_every_ingredient_is_tested(self) -> None:
-        assert set(CHANGES) == {field.name for field in dataclasses.fields(FeatureRecipe)}
-
-    @pytest.mark.parametrize("ingredient", CHANGES)
-    def test_changing_one_ingredient_changes_the_key(self, ingredient: str) -> None:
-        assert recipe(**{ingredient: CHANGES[ingredient]}).key != RECIPE.key
-
-    @pytest.mark.parametrize("ingredient", CHANGES)
-    def test_differences_name_the_ingredient_that_changed(self, ingredient: str) -> None:
-        assert RECIPE.differences(recipe(**{ingredient: CHANGES[ingredient]})) == [ingredient]
-
-    def test_no_two_changes_share_a_key(self) -> None:
-        keys = {recipe(**{name: value}).key for name, value in CHANGES.items()}
-        assert len(keys) == len(CHANGES)
-
-    @pytest.mark.parametrize(
-        "libraries", [{"torch": "2.6.0"}, {}, {"torch": "2.6.0", "timm": "1.0.15", "numpy": "2.0"}]
-    )
-    def test_adding_or_dropping_a_library_changes_the_key(self, libraries: dict[str, str]) -> None:
-        assert recipe(libraries=libraries).key != RECIPE.key
-
-    def test_the_order_of_the_libraries_does_not_matter(self) -> None:
-        other = recipe(libraries=dict(reversed(list(RECIPE.libraries.items()))))
-        assert other.key == RECIPE.key
-        assert RECIPE.differences(other) == []
-
-    def test_the_key_is_the_digest_of_the_written_out_recipe(self) -> None:
-        text = (
-            '{"architecture":"timm:tiny","batch_size":16,"device":"cpu/AVX512","dtype":"float32",'
-            '"libraries":{"timm":"1.0.15","torch":"2.6.0"},"output":"layer4|avgpool","precision":"fp32","schema":1,'
-            '"transform":"resize(224,bicubic,antialias)|normalize(0.5)","weights":"' + "0" * 64 + '"}'
-        )
-        assert RECIPE.key == hashlib.sha256(text.encode()).hexdigest()
-
-    def test_a_recipe_survives_being_written_as_json(self) -> None:
-        again = FeatureRecipe.from_json(json.loads(json.dumps(RECIPE.to_json())))
-        assert again == RECIPE
-        assert again.key == RECIPE.key
 
 
 class TestCanonicalJson:

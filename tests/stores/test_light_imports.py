@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from stores_kit import DIM, filled
 
 import stores
 
@@ -46,6 +48,26 @@ def test_the_stores_know_nothing_of_the_benchmark() -> None:
 @pytest.mark.parametrize("name", stores.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(stores, name).__name__ == name
+
+
+OUTSIDE = """
+import json, sys
+from stores import open_features
+store = open_features(sys.argv[1])
+X, ids = store.load()
+rows = store.load_mapped().matrix[3:5]
+print(json.dumps([X.shape, len(ids), rows.shape, sorted(sys.modules)]))
+"""
+
+
+def test_an_outside_analysis_reads_features_with_numpy_alone(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "features", 10).folder
+    command = [sys.executable, "-c", OUTSIDE, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    *found, loaded = json.loads(done.stdout)
+    assert found == [[10, DIM], 10, [2, DIM]]
+    packages = {name.split(".")[0] for name in loaded}
+    assert packages.isdisjoint({"zarr", "h5py", "pyarrow", "obstore", "pandas", "peftbench", "cli", *HEAVY})
 
 
 def test_importing_the_library_does_not_wait_for_zarr() -> None:

@@ -2,31 +2,55 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from stores_kit import chunk_files, embeddings, filled, flip, holds_exactly, images, random_bytes
+from stores_kit import (
+    SHAPES,
+    append,
+    bytes_of,
+    chunk_files,
+    emptied,
+    faults,
+    filled,
+    filled_images,
+    flip,
+    flipped,
+    halved,
+    holds_exactly,
+    holds_pictures,
+    images,
+    longer,
+    outputs,
+    random_bytes,
+    swap,
+    truncated,
+)
 
-from stores.errors import StoreDamagedError, StoreError
+from stores.errors import StoreDamagedError, StoreError, StoreMismatchError
 from stores.features import FeatureStore
 from stores.images import ImageStore
-from stores.keys import digest_of
+from stores.rows import RowStore
+from stores.verify import columns_of, tables_of
 
-ROWS = 1500
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
-NOTABLE = (b'"recipe"', b'"architecture"', b'"key"', b'"kind"', b'"dim"', b'"attributes"', b'"/"')
+ROWS = 75
+"""Of chunks of 16 and of 32: the last one of every column is not full."""
+
+NOTABLE = (b'"recipe"', b'"architecture"', b'"key"', b'"kind"', b'"shapes"', b'"attributes"', b'"."', b'"chunk_shape"')
 """Words of the metadata whose loss would be costly."""
 
-FLIPS = 100
+FLIPS = 200
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feature store of two blocks and two chunks a column; every test leaves it as it was."""
-    return filled(tmp_path_factory.mktemp("sound") / "features", 600, ROWS).folder
+def sound(tmp_path_factory: pytest.TempPathFactory, small_chunks: None) -> Path:
+    """A feature store of several chunks a column; every test leaves it as it was."""
+    return filled(tmp_path_factory.mktemp("sound") / "features", 40, ROWS).folder
 
 
 @pytest.fixture
@@ -36,28 +60,29 @@ def folder(sound: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pictures(tmp_path_factory: pytest.TempPathFactory, small_chunks: None) -> Path:
     """An image store of 70 noisy pictures, in two shards; every test leaves it as it was."""
-    random = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("images") / "images"
-    store = ImageStore.create(folder, "policy", 8)
-    for start, stop in ((0, 30), (30, 70)):
-        drawn = [random.integers(1, 256, random.integers(1, 9, 2), dtype=np.uint8) for _ in range(start, stop)]
-        store.append([digest_of(["source", row]) for row in range(start, stop)], drawn)
-    return folder
+    return filled_images(tmp_path_factory.mktemp("images") / "images", 30, 70).folder
 
 
-@contextmanager
-def flipped(path: Path, offset: int, mask: int) -> Iterator[None]:
-    flip(path, offset, mask)
-    try:
-        yield
-    finally:
-        flip(path, offset, mask)
+def read_everything(folder: Path) -> None:
+    for table in tables_of(folder):
+        store = RowStore.open(table, columns_of)
+        for name in store.columns:
+            store.read(name)
+
+
+def map_everything(folder: Path) -> None:
+    for table in tables_of(folder):
+        store = RowStore.open(table, columns_of)
+        for name in store.columns:
+            store.mapped(name)[:]
 
 
 def load_features(folder: Path) -> None:
-    FeatureStore.open(folder).load()
+    store = FeatureStore.open(folder)
+    for name in SHAPES:
+        store.load(images(0, ROWS), name)
 
 
 def load_pictures(folder: Path) -> None:
@@ -66,154 +91,172 @@ def load_pictures(folder: Path) -> None:
 
 
 class TestFlippedBytes:
-    def test_every_flipped_byte_of_a_feature_store_is_noticed(self, sound: Path) -> None:
+    def test_every_one_in_a_feature_store_is_noticed(self, sound: Path) -> None:
         for path, offset, mask in random_bytes(chunk_files(sound), FLIPS):
-            with flipped(path, offset, mask), pytest.raises(StoreDamagedError):
-                load_features(sound)
+            with flipped(path, offset, mask):
+                assert faults(sound) != []
+                for read in (read_everything, map_everything):
+                    with pytest.raises(StoreDamagedError):
+                        read(sound)
         holds_exactly(sound, ROWS)
 
-    def test_every_flipped_byte_of_an_image_store_is_noticed(self, pictures: Path) -> None:
+    def test_every_one_in_an_image_store_is_noticed(self, pictures: Path) -> None:
         for path, offset, mask in random_bytes(chunk_files(pictures), FLIPS):
-            with flipped(path, offset, mask), pytest.raises(StoreDamagedError):
-                load_pictures(pictures)
-        load_pictures(pictures)
+            with flipped(path, offset, mask):
+                assert faults(pictures) != []
+                with pytest.raises(StoreDamagedError):
+                    read_everything(pictures)
+        holds_pictures(pictures, range(70))
 
-    def test_the_damaged_block_is_named(self, sound: Path) -> None:
-        store = FeatureStore.open(sound)
-        first, second = sorted(path for path in chunk_files(sound) if "embedding" in path.parts)
-        with flipped(second, 9, 1):
-            assert [block[:2] for block in store.damaged_blocks()] == [(600, ROWS)]
-        with flipped(first, 9, 1):
-            assert [block[:2] for block in store.damaged_blocks()] == [(0, 600), (600, ROWS)]
-        assert store.damaged_blocks() == []
+    def test_no_byte_of_a_file_is_unguarded(self, sound: Path, pictures: Path) -> None:
+        shard = chunk_files(pictures / "pictures" / "pixels")[-1]
+        for path, folder in ((sound / "blocks" / "c.4.0.0", sound), (shard, pictures)):
+            for offset in range(0, path.stat().st_size, 3):
+                with flipped(path, offset), pytest.raises(StoreDamagedError):
+                    read_everything(folder)
+
+    def test_whoever_loads_is_told(self, sound: Path, pictures: Path) -> None:
+        for name in (*SHAPES, "image"):
+            for path in chunk_files(sound / name):
+                with flipped(path), pytest.raises(StoreDamagedError):
+                    load_features(sound)
+        for path in chunk_files(pictures):
+            if path.parent.name != "checksum":
+                with flipped(path), pytest.raises(StoreDamagedError):
+                    load_pictures(pictures)
 
     def test_a_store_that_was_open_before_notices_as_well(self, sound: Path) -> None:
         store = FeatureStore.open(sound)
-        with flipped(chunk_files(sound)[0], 9, 1), pytest.raises(StoreDamagedError):
+        with flipped(sound / "embedding" / "c.1.0"), pytest.raises(StoreDamagedError, match="store repair"):
             store.load()
 
-    def test_an_append_does_not_seal_a_damaged_chunk_with_a_new_checksum(self, folder: Path) -> None:
-        last = max(path for path in chunk_files(folder) if "embedding" in path.parts)
-        flip(last, 9, 1)
-        store = FeatureStore.open(folder)
+    @pytest.mark.parametrize("name", [*SHAPES, "image", "checksum"])
+    def test_an_append_does_not_seal_a_damaged_chunk_with_a_new_checksum(self, folder: Path, name: str) -> None:
+        flip(chunk_files(folder / name)[-1])
+        before = bytes_of(folder)
         with pytest.raises(StoreDamagedError):
-            store.append(images(ROWS, ROWS + 1), embeddings(ROWS, ROWS + 1))
+            append(folder, ROWS, ROWS + 1)
+        for path in ("commit.json", f"{name}/{chunk_files(folder / name)[-1].name}"):
+            assert bytes_of(folder)[path] == before[path]
         with pytest.raises(StoreDamagedError):
-            load_features(folder)
-
-
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def emptied(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def halved(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def longer(path: Path) -> None:
-    path.write_bytes(path.read_bytes() + b"\x00")
+            read_everything(folder)
 
 
 class TestLostBytes:
     @pytest.mark.parametrize("harm", [Path.unlink, truncated, emptied, halved, longer])
-    @pytest.mark.parametrize("index", range(4))
-    def test_a_lost_or_shortened_chunk_file_of_features_is_noticed(
-        self, folder: Path, harm: Callable[[Path], None], index: int
+    def test_a_lost_or_shortened_chunk_file_is_noticed_when_the_store_is_opened(
+        self, sound: Path, pictures: Path, tmp_path: Path, harm: Callable[[Path], None]
     ) -> None:
-        assert len(chunk_files(folder)) == 4
-        harm(chunk_files(folder)[index])
-        with pytest.raises(StoreDamagedError):
-            load_features(folder)
-
-    @pytest.mark.parametrize("harm", [Path.unlink, truncated, emptied, halved])
-    def test_a_lost_or_shortened_shard_of_pictures_is_noticed(
-        self, pictures: Path, tmp_path: Path, harm: Callable[[Path], None]
-    ) -> None:
-        for index in range(len(chunk_files(pictures))):
-            broken = Path(shutil.copytree(pictures, tmp_path / f"broken-{index}"))
-            harm(chunk_files(broken)[index])
-            with pytest.raises(StoreDamagedError):
-                load_pictures(broken)
+        for whole, read in ((sound, load_features), (pictures, load_pictures)):
+            broken = Path(shutil.copytree(whole, tmp_path / whole.name))
+            for path in chunk_files(broken):
+                before = path.read_bytes()
+                harm(path)
+                with pytest.raises(StoreDamagedError, match=f"{path.parent.name}/{path.name} .*store repair"):
+                    read(broken)
+                path.write_bytes(before)
+            read(broken)
 
     def test_a_chunk_file_lost_while_the_store_is_open_is_not_read_as_zeros(self, folder: Path) -> None:
         store = FeatureStore.open(folder)
-        next(path for path in chunk_files(folder) if "embedding" in path.parts).unlink()
-        assert len(store.damaged_blocks()) == 2
-        with pytest.raises(StoreDamagedError):
-            store.load()
+        (folder / "embedding" / "c.2.0").unlink()
+        for images_asked in (None, images(32, 33), images(0, ROWS)):
+            with pytest.raises(StoreDamagedError):
+                store.load(images_asked)
 
     def test_a_lost_chunk_is_not_filled_with_zeros_by_the_next_append(self, folder: Path) -> None:
         store = FeatureStore.open(folder)
-        max(path for path in chunk_files(folder) if "embedding" in path.parts).unlink()
+        (folder / "embedding" / "c.4.0").unlink()
         with pytest.raises(StoreDamagedError):
-            store.append(images(ROWS, ROWS + 1), embeddings(ROWS, ROWS + 1))
+            store.append(images(ROWS, ROWS + 1), outputs(ROWS, ROWS + 1))
 
-    def test_chunk_files_that_changed_places_are_noticed(self, tmp_path: Path) -> None:
-        folder = filled(tmp_path / "features", 1024, 2048).folder
-        first, second = (path for path in chunk_files(folder) if "embedding" in path.parts)
-        one, other = first.read_bytes(), second.read_bytes()
-        first.write_bytes(other)
-        second.write_bytes(one)
-        assert [block[:2] for block in FeatureStore.open(folder).damaged_blocks()] == [(0, 1024), (1024, 2048)]
+    def test_damage_that_came_later_does_not_keep_other_chunks_from_being_read(self, folder: Path) -> None:
+        store = FeatureStore.open(folder)
+        (folder / "embedding" / "c.2.0").unlink()
+        np.testing.assert_array_equal(store.load(images(3, 7)).matrix, outputs(3, 7)["embedding"])
+        np.testing.assert_array_equal(store.load(images(0, ROWS), "blocks").matrix, outputs(0, ROWS)["blocks"])
+
+
+class TestOtherChunks:
+    @pytest.mark.parametrize("name", [*SHAPES, "image", "checksum"])
+    def test_chunk_files_that_changed_places_are_noticed(self, folder: Path, name: str) -> None:
+        one, other, *_ = chunk_files(folder / name)
+        swap(one, other)
+        with pytest.raises(StoreDamagedError, match="it is not what was committed"):
+            read_everything(folder)
+
+    def test_shards_that_changed_places_are_noticed(self, tmp_path: Path) -> None:
+        folder = filled_images(tmp_path / "images", 128).folder
+        swap(*chunk_files(folder / "pictures" / "pixels"))
+        with pytest.raises(StoreDamagedError, match="it is not what was committed"):
+            load_pictures(folder)
+
+    @pytest.mark.parametrize("name", [*SHAPES, "image", "checksum"])
+    def test_an_older_version_of_a_chunk_is_noticed(self, folder: Path, name: str) -> None:
+        last = chunk_files(folder / name)[-1]
+        older = last.read_bytes()
+        append(folder, ROWS, ROWS + 2)
+        assert last.read_bytes() != older
+        last.write_bytes(older)
+        with pytest.raises(StoreDamagedError):
+            read_everything(folder)
+
+    @pytest.mark.parametrize("stop", [71, 79])
+    def test_an_older_version_of_a_shard_is_noticed(self, pictures: Path, tmp_path: Path, stop: int) -> None:
+        folder = Path(shutil.copytree(pictures, tmp_path / "images"))
+        last = chunk_files(folder / "pictures" / "pixels")[-1]
+        older = last.read_bytes()
+        filled_images(folder, stop)
+        last.write_bytes(older)
+        with pytest.raises(StoreDamagedError):
+            read_everything(folder)
+
+    def test_a_chunk_of_a_store_of_other_rows_is_noticed(self, folder: Path, tmp_path: Path) -> None:
+        other = FeatureStore.create(tmp_path / "other", FeatureStore.open(folder).recipe, SHAPES)
+        other.append(images(0, ROWS), {name: rows + 1 for name, rows in outputs(0, ROWS).items()})
+        for name in SHAPES:
+            for path in chunk_files(folder / name):
+                before = path.read_bytes()
+                path.write_bytes((other.folder / path.relative_to(folder)).read_bytes())
+                with pytest.raises(StoreDamagedError, match="it is not what was committed"):
+                    read_everything(folder)
+                path.write_bytes(before)
 
 
 class TestRecords:
-    def test_every_altered_character_of_the_commit_record_is_noticed(self, sound: Path) -> None:
-        commit = sound / "commit.json"
-        text = commit.read_bytes()
-        # The schema is a word of its own: see the next test.
-        free = range(text.index(b'"schema"'), text.index(b'"schema"') + len(b'"schema":1'))
-        try:
-            for position in set(range(len(text))) - set(free):
-                commit.write_bytes(text[:position] + bytes([text[position] ^ 1]) + text[position + 1 :])
-                with pytest.raises(StoreDamagedError):
-                    FeatureStore.open(sound)
-        finally:
-            commit.write_bytes(text)
+    def test_an_altered_byte_of_the_commit_record_is_noticed(self, folder: Path) -> None:
+        size = (folder / "commit.json").stat().st_size
+        for offset in np.random.default_rng(0).integers(0, size, 100).tolist():
+            with flipped(folder / "commit.json", offset), pytest.raises((StoreDamagedError, StoreMismatchError)):
+                FeatureStore.open(folder)
 
-    def test_a_commit_record_of_another_schema_is_not_taken_for_this_one(self, folder: Path) -> None:
-        record = json.loads((folder / "commit.json").read_text())
-        (folder / "commit.json").write_text(json.dumps({**record, "schema": 2}))
-        with pytest.raises(StoreError):
-            FeatureStore.open(folder)
-
-    @pytest.mark.parametrize("text", ["", "{}", "[]", "7", "null", '{"rows": 1', '{"rows":0,"blocks":[],"digest":""}'])
-    def test_a_commit_record_that_says_something_else_is_noticed(self, folder: Path, text: str) -> None:
-        (folder / "commit.json").write_text(text)
-        with pytest.raises(StoreDamagedError):
-            FeatureStore.open(folder)
-
-    @pytest.mark.parametrize("name", ["zarr.json", "embedding/zarr.json", "image/zarr.json"])
+    @pytest.mark.parametrize("name", ["zarr.json", "embedding/zarr.json", "blocks/zarr.json", "image/zarr.json"])
     @pytest.mark.parametrize("harm", [Path.unlink, emptied, halved])
-    def test_lost_or_shortened_metadata_is_an_error_of_the_store(
+    def test_lost_or_shortened_metadata_are_an_error_of_the_store(
         self, folder: Path, name: str, harm: Callable[[Path], None]
     ) -> None:
         harm(folder / name)
-        with pytest.raises(StoreError):
+        with pytest.raises(StoreDamagedError, match=f"the metadata {name} are missing or cannot be read"):
             load_features(folder)
 
     @pytest.mark.parametrize("name", ["zarr.json", "embedding/zarr.json", "image/zarr.json"])
     def test_an_altered_character_of_the_metadata_is_noticed_or_changes_nothing(self, sound: Path, name: str) -> None:
         text = (sound / name).read_bytes()
         positions = set(np.random.default_rng(0).integers(0, len(text), 60).tolist())
-        # Inside the names of the attributes, and the mark between the parts of a chunk's path.
+        # Inside the names of the attributes, and the mark between the parts of a chunk's name.
         positions |= {text.index(word) + 1 for word in NOTABLE if word in text}
-        try:
-            for position in sorted(positions):
-                (sound / name).write_bytes(text[:position] + bytes([text[position] ^ 1]) + text[position + 1 :])
-                with suppress(StoreError):
-                    holds_exactly(sound, ROWS)
-        finally:
-            (sound / name).write_bytes(text)
+        for position in sorted(positions):
+            with flipped(sound / name, position), suppress(StoreError):
+                load_features(sound)
+                assert json.loads((sound / name).read_text()) != json.loads(text), "a number of rows that lags"
+                assert faults(sound, deep=False) != []
+        load_features(sound)
 
-    def test_an_array_shorter_than_the_commit_record_says_is_noticed(self, folder: Path) -> None:
-        path = folder / "embedding" / "zarr.json"
-        metadata = json.loads(path.read_text())
-        metadata["shape"][0] = ROWS - 1
-        path.write_text(json.dumps(metadata))
-        with pytest.raises(StoreDamagedError, match=f"{ROWS - 1} rows, {ROWS} were committed"):
-            FeatureStore.open(folder)
+    def test_a_store_whose_record_was_lost_is_not_made_anew(self, folder: Path) -> None:
+        recipe = FeatureStore.open(folder).recipe
+        (folder / "commit.json").unlink()
+        with pytest.raises(
+            StoreDamagedError, match=f"holds {ROWS} rows and has lost its commit record: .*store repair"
+        ):
+            FeatureStore.create(folder, recipe, SHAPES)
+        assert len(chunk_files(folder)) > 5
