@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self
 
 import typer
 
@@ -152,7 +152,9 @@ class Table:
 
         table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
         for column in self.columns:
-            table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+            justify: Literal["right", "left"] = "right" if column.startswith(">") else "left"
+            # What is cut cannot be copied: keys and paths go on in the next line.
+            table.add_column(column.removeprefix(">"), justify=justify, overflow="fold")
         for row in self.rows:
             table.add_row(*row)
         console = Console(markup=False)
@@ -161,7 +163,8 @@ class Table:
             console = Console(markup=False, width=200)
         if self.title:
             console.print(self.title, style="bold", highlight=False)
-        console.print(table)
+        if self.rows:
+            console.print(table)
 
 
 class TerminalProgress:

@@ -2,9 +2,9 @@
 
 `write_atomic` writes beside the target, flushes to the device and renames. POSIX makes the rename atomic: a
 reader sees the old bytes or the new ones. A crash before the rename leaves the old file and a stray
-`.<name>.<random>.part`, which nothing reads and `peftbench store prune` removes. The directory is flushed after the
-rename, so that the new name survives a power cut as well. The price is two fsync calls, some milliseconds each:
-right for commit records, tables and chunks of megabytes, wrong for thousands of small files.
+`.<name>.<random>.part`, which nothing reads (in a store, its next writer and `peftbench store prune` remove it). The
+directory is flushed after the rename, so that the new name survives a power cut as well. The price is two fsync calls,
+some milliseconds each: right for commit records, tables and chunks of megabytes, wrong for thousands of small files.
 """
 
 import os

@@ -13,6 +13,8 @@ from stores.keys import canonical_json, digest_of
 COMMIT_FILE = "commit.json"
 COMMIT_SCHEMA = 2
 
+BRING_BACK = "`peftbench store repair` brings its record back"
+
 MEND = "`peftbench store repair` drops what is damaged, and the command that wrote it makes only that again"
 """What to do about a damaged store."""
 
@@ -33,16 +35,17 @@ class Commit:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over attributes, rows and checksums."""
+        """SHA-256 over the form, attributes, rows and checksums."""
         return digest_of(self._content())
 
     def _content(self) -> dict[str, Any]:
         checksums = {name: list(values) for name, values in self.checksums.items()}
-        return {"attributes": dict(self.attributes), "rows": self.rows, "checksums": checksums}
+        content = {"attributes": dict(self.attributes), "rows": self.rows, "checksums": checksums}
+        return {"schema": COMMIT_SCHEMA, **content}
 
     def text(self) -> str:
         """The record as it lies on disk."""
-        return canonical_json({"schema": COMMIT_SCHEMA, **self._content(), "digest": self.digest})
+        return canonical_json({**self._content(), "digest": self.digest})
 
     def write(self, folder: Path) -> None:
         """Make this what counts, all or nothing."""
@@ -62,13 +65,15 @@ class Commit:
             StoreMismatchError: it has the form of another version.
         """
         if text is None:
-            raise StoreNotFoundError(f"{where} holds no committed store ({COMMIT_FILE} is missing)")
+            raise StoreNotFoundError(
+                f"{where} holds no committed store ({COMMIT_FILE} is missing): if there was one, {BRING_BACK}"
+            )
         try:
             record = json.loads(text)
             schema = record["schema"]
         except (ValueError, KeyError, TypeError) as error:
             raise StoreDamagedError(f"the commit record of {where} cannot be read ({error}): {MEND}") from error
-        if schema != COMMIT_SCHEMA:
+        if schema != COMMIT_SCHEMA and not _is_sound_otherwise(record):
             raise StoreMismatchError(
                 f"the store {where} was written in form {schema!r}, this version reads form {COMMIT_SCHEMA}: "
                 "delete that folder and make it again, or use the version of peftbench that wrote it"
@@ -82,3 +87,12 @@ class Commit:
         if not sound:
             raise StoreDamagedError(f"the commit record of {where} does not agree with its own digest: {MEND}")
         return commit
+
+
+def _is_sound_otherwise(record: Any) -> bool:
+    """Whether a record that seems to have another form is one of this: then it is the form's number that is damaged."""
+    try:
+        content = {name: record[name] for name in ("attributes", "rows", "checksums")}
+        return bool(digest_of({"schema": COMMIT_SCHEMA, **content}) == record["digest"])
+    except (KeyError, TypeError, ValueError):
+        return False

@@ -17,6 +17,7 @@ from stores.errors import RowsMissingError, StoreMismatchError
 from stores.keys import DIGEST_BYTES, pack_digests, pixels_digest, unpack_digests
 from stores.layout import Column
 from stores.local import Mapped
+from stores.lock import Wait
 from stores.rows import RowStore
 
 KIND = "images"
@@ -48,21 +49,22 @@ class ImageStore:
         self._index_rows()
 
     @classmethod
-    def create(cls, folder: Path, policy: str, side: int) -> "ImageStore":
+    def create(cls, folder: Path, policy: str, side: int, wait: Wait | None = None) -> "ImageStore":
         """Open the store in `folder`, or make an empty one.
 
         Args:
             folder: where it lies.
             policy: how files become pixels, as one readable string.
             side: of the canvas, in pixels.
+            wait: what to do while another process makes it; by default it is an error.
 
         Raises:
             StoreMismatchError: the folder holds a store of another policy or side.
         """
         attributes = {"kind": KIND, "policy": policy, "side": side}
-        pictures = RowStore.create(folder / "pictures", image_columns(attributes), attributes)
+        pictures = RowStore.create(folder / "pictures", image_columns(attributes), attributes, wait)
         attributes = {**attributes, "kind": SOURCES}
-        return cls(pictures, RowStore.create(folder / "sources", source_columns(attributes), attributes))
+        return cls(pictures, RowStore.create(folder / "sources", source_columns(attributes), attributes, wait))
 
     @classmethod
     def open(cls, folder: Path) -> "ImageStore":
@@ -112,7 +114,7 @@ class ImageStore:
         """Source digest (of a file's bytes) to image digest, for all that was decoded before."""
         return self._known
 
-    def append(self, sources: Sequence[str], pictures: Sequence[Pixels]) -> list[str]:
+    def append(self, sources: Sequence[str], pictures: Sequence[Pixels], wait: Wait | None = None) -> list[str]:
         """Store decoded pictures; answers their image digests.
 
         Pictures are committed before the sources that name them, so a source never points at nothing.
@@ -120,6 +122,7 @@ class ImageStore:
         Args:
             sources: digest of the bytes each picture was decoded from.
             pictures: (height, width) uint8 each, neither side longer than the canvas.
+            wait: what to do while another process writes; by default it is an error.
 
         Raises:
             StoreMismatchError: a picture is larger than the canvas.
@@ -127,7 +130,7 @@ class ImageStore:
         """
         images = [pixels_digest(picture) for picture in pictures]
         named = dict(zip(sources, images, strict=True))
-        with self._pictures.writing(), self._sources.writing():
+        with self._pictures.writing(wait), self._sources.writing(wait):
             if self._read_at != (self._pictures.commit, self._sources.commit):
                 # Another process has written, and in a repair rows move.
                 self._index, self._known, self._orphans, self._sources_read, self._maps = {}, {}, {}, 0, None

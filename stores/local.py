@@ -4,10 +4,11 @@ Every chunk that is read is held against its own checksum and against the commit
 chunk in another's place and one of an older version are told from what was committed.
 """
 
+import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -204,7 +205,13 @@ class Mapped:
     A chunk is checked when it is first touched, which reads all of it once.
     """
 
-    def __init__(self, files: LocalFiles, extent: Extent) -> None:
+    def __init__(
+        self,
+        files: LocalFiles,
+        extent: Extent,
+        guard: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._guard = guard
         self._files = files
         self._extent = extent
         self._maps: dict[int, npt.NDArray[np.uint8]] = {}
@@ -234,7 +241,8 @@ class Mapped:
         return self.gather(wanted) if wanted.ndim else self.gather(wanted[None])[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        whole = self._files.read_rows(self._extent, 0, len(self))
+        with self._guard():
+            whole = self._files.read_rows(self._extent, 0, len(self))
         return whole if dtype is None else whole.astype(dtype, copy=False)
 
     def gather(self, rows: npt.NDArray[np.integer]) -> Array:
@@ -263,10 +271,11 @@ class Mapped:
         shape = (valid, *column.shape)
         if not self._checked[chunk]:
             # Into memory of its own, so that checking does not leave the whole file mapped.
-            with self._files.opened(self._extent, chunk) as handle:
+            with self._guard(), self._files.opened(self._extent, chunk) as handle:
                 whole = np.empty(shape, dtype=self.dtype)
                 read_chunk(handle, self._extent, chunk, whole, self._files.where)
+                if file not in self._maps:
+                    # The file that was checked, whatever has its name by now.
+                    self._maps[file] = np.frombuffer(mmap.mmap(handle, 0, prot=mmap.PROT_READ), dtype=np.uint8)
             self._checked[chunk] = True
-        if file not in self._maps:
-            self._maps[file] = np.memmap(self._files.path(self._extent, chunk), dtype=np.uint8, mode="r")
         return np.ndarray(shape, dtype=self.dtype, buffer=self._maps[file].data, offset=offset)

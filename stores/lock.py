@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -150,7 +150,9 @@ def _take_over(handle: int, folder: Path, wait: Wait | None) -> None:
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps(owner).encode(), 0)
+    # On a full disk the lock goes unsigned: whoever wants to make room must not be kept from it.
+    with suppress(OSError):
+        os.pwrite(handle, json.dumps(owner).encode(), 0)
 
 
 def _owner(folder: Path) -> str:

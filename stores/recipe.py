@@ -47,6 +47,7 @@ class FeatureRecipe:
         device: what computed, e.g. `cpu/AVX512` or `cuda/NVIDIA H100`: their last bits differ.
         batch_size: images in a forward pass: libraries choose their kernels by shape, and so the last bits.
         libraries: versions of the packages that take part in the forward pass.
+        memory_layout: of the input, `contiguous` or `channels_last`: it chooses other kernels, and so the last bits.
         schema: version of this recipe's meaning.
     """
 
@@ -59,6 +60,7 @@ class FeatureRecipe:
     device: str
     batch_size: int
     libraries: Mapping[str, str]
+    memory_layout: str = "contiguous"
     schema: int = FEATURE_SCHEMA
 
     def __post_init__(self) -> None:

@@ -22,7 +22,17 @@ from stores.layout import CHECKSUMS, Array, as_bytes, row_checksums
 from stores.local import LocalFiles
 from stores.lock import Wait, writer_lock
 from stores.rows import RowStore, exchange_names, finish_exchange, publish
-from stores.verify import Fault, columns_of, rebuilt_commit, runs, table_faults, tables_of, verify_table, was_table
+from stores.verify import (
+    Fault,
+    columns_of,
+    rebuilt_commit,
+    runs,
+    table_faults,
+    tables_of,
+    unreadable_is_lost,
+    verify_table,
+    was_table,
+)
 
 Kept: TypeAlias = npt.NDArray[np.bool_]
 Reader: TypeAlias = Callable[[str, int, int], Array]
@@ -72,6 +82,7 @@ def keep_rows(store: RowStore, kept: Kept, read: Reader | None = None) -> None:
         read: how rows [start, stop) of a column are read; by default as by anybody, each chunk checked.
     """
     read = read or store.read
+    refuse_link(store.folder)
     fresh, old = exchange_names(store.folder)
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
@@ -101,6 +112,16 @@ def _exchange(store: RowStore, kept: Kept, read: Reader, fresh: Path, old: Path)
         if fresh.exists():
             raise StoreError(f"{store.folder} was made anew while it was repaired: what was kept of it is in {fresh}")
         sync_folder(store.folder.parent)
+
+
+def refuse_link(folder: Path) -> None:
+    """Refuse to replace or remove a store that is somewhere else.
+
+    Raises:
+        StoreError: the folder is a link.
+    """
+    if folder.is_symlink():
+        raise StoreError(f"{folder} is a link: name the folder that it points to, {folder.resolve()}")
 
 
 class Salvage:
@@ -185,7 +206,7 @@ class Salvage:
             offset += (low - chunk * column.chunk_rows) * column.row_bytes
             path = self.store.folder / name / column.file_name(file)
             target = as_bytes(rows[low - start : high - start])
-            with suppress(OSError), path.open("rb") as stream:
+            with suppress(FileNotFoundError), unreadable_is_lost(), path.open("rb") as stream:
                 stream.seek(offset)
                 stream.readinto(target.data)
         return rows

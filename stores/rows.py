@@ -12,9 +12,10 @@ crc32c, opening looks at every file's size, and reading holds every chunk agains
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class RowStore:
         self._files = files
         self._commit = commit
         self._is_writing = False
+        self._turn = threading.RLock()
 
     @classmethod
     def create(
@@ -97,7 +99,7 @@ class RowStore:
             raise StoreMismatchError(f"{folder} holds a store that was made otherwise: {found}")
         store = cls.open(folder, columns)
         if metadata_faults(LocalFiles(folder), store.columns, store.commit, exact=True):
-            with suppress(StoreLockedError), store.writing():
+            with suppress(StoreLockedError), store.writing(wait and replace(wait, seconds=0)):
                 # An append was cut short between its commit and the shapes; becoming its writer mends that.
                 pass
         return store
@@ -190,8 +192,7 @@ class RowStore:
         chunks = self.columns[name].chunks(self.rows)
         touched = len(np.unique(rows // self.columns[name].chunk_rows))
         if isinstance(self._files, LocalFiles) and 2 * touched < chunks:
-            with self._told_if_replaced():
-                return self.mapped(name).gather(rows)
+            return self.mapped(name).gather(rows)
         found: Array = self.read(name)[rows]
         return found
 
@@ -201,7 +202,7 @@ class RowStore:
         Raises:
             RemoteError: the store is not on this machine.
         """
-        return Mapped(self._local, self.extent(name))
+        return Mapped(self._local, self.extent(name), self._told_if_replaced)
 
     def extent(self, name: str) -> Extent:
         """The committed part of a column."""
@@ -240,10 +241,12 @@ class RowStore:
         Raises:
             StoreLockedError: another process is writing.
         """
-        if self._is_writing:
-            yield
-            return
-        with writer_lock(self.folder, wait, make=False):
+        # One thread after the other, and of each the outermost block only.
+        with self._turn, ExitStack() as stack:
+            if self._is_writing:
+                yield
+                return
+            stack.enter_context(writer_lock(self.folder, wait, make=False))
             self._is_writing = True
             try:
                 self.refresh()
@@ -268,8 +271,8 @@ class RowStore:
         path = self.folder / name / column.file_name(file)
         try:
             size = path.stat().st_size
-        except OSError as error:
-            return f"the chunk file {name}/{path.name} is missing ({error.strerror})"
+        except (FileNotFoundError, NotADirectoryError):
+            return f"the chunk file {name}/{path.name} is missing"
         least = column.chunks(min(self.rows - file * column.rows_per_file, column.rows_per_file))
         if not any(column.file_bytes(held) == size for held in range(least, column.shard_chunks + 1)):
             return f"the chunk file {name}/{path.name} has {size} bytes, expected {column.file_bytes(least)}"
@@ -333,7 +336,8 @@ class RowStore:
         """
         if set(self._commit.checksums) != set(self.columns):
             raise StoreMismatchError(
-                f"{self.where} has the arrays {sorted(self._commit.checksums)}, expected {sorted(self.columns)}"
+                f"{self.where} has the arrays {sorted(self._commit.checksums)}, expected {sorted(self.columns)}: "
+                "it was written by another version; delete that folder and make it again"
             )
         for name, column in self.columns.items():
             if len(self._commit.checksums[name]) != column.chunks(self.rows):

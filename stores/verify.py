@@ -5,9 +5,12 @@ With it every byte is read and held against its chunk's checksum and the commit 
 no image may stand twice, and a picture must have the digest that it is found by.
 """
 
+import errno
 import os
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stores import features, images
-from stores.commit import COMMIT_FILE, MEND, Commit
+from stores.commit import BRING_BACK, COMMIT_FILE, MEND, Commit
 from stores.errors import StoreDamagedError, StoreError, StoreMismatchError, StoreNotFoundError
 from stores.features import not_finite
 from stores.keys import pixels_digest, unpack_digests
@@ -23,6 +26,9 @@ from stores.layout import CHECKSUMS, Array, Column, checksum, with_checksums
 from stores.local import THREADS, Extent, LocalFiles, file_fault, read_chunk
 from stores.lock import is_locked
 from stores.rows import METADATA_FILE, RowStore, metadata_faults, read_document
+
+TRIES, PAUSE = 3, 0.05
+"""Times that a table which seems damaged and changes meanwhile is looked at again, and seconds between."""
 
 
 class Fault(NamedTuple):
@@ -87,6 +93,23 @@ def was_table(folder: Path) -> bool:
 
 def verify_table(folder: Path, *, deep: bool, settled: bool | None = None) -> Verdict:
     """Look for damage in one table; see `verify`, and `table_faults` for `settled`, which by default the lock tells."""
+    files = LocalFiles(folder)
+    for _ in range(TRIES):
+        before = files.read_file(COMMIT_FILE)
+        try:
+            verdict = _verdict(folder, deep=deep, settled=settled)
+        except (StoreMismatchError, FileNotFoundError):
+            # Another process replaced it while it was read.
+            if files.read_file(COMMIT_FILE) == before and before is not None:
+                raise
+            continue
+        if not verdict.faults or (before is not None and files.read_file(COMMIT_FILE) == before):
+            return verdict
+        time.sleep(PAUSE)
+    return _verdict(folder, deep=deep, settled=settled)
+
+
+def _verdict(folder: Path, *, deep: bool, settled: bool | None) -> Verdict:
     if settled is None:
         settled = not is_locked(folder)
     files = LocalFiles(folder)
@@ -179,7 +202,17 @@ def _own_checksums(files: LocalFiles, name: str, column: Column, rows: int) -> I
 
 def _told(error: Exception) -> str:
     """What an error says, without the advice at its end."""
-    return str(error).removesuffix(f": {MEND}")
+    return str(error).removesuffix(f": {MEND}").removesuffix(f": if there was one, {BRING_BACK}")
+
+
+@contextmanager
+def unreadable_is_lost() -> Iterator[None]:
+    """Let a failing disk lose what it cannot read; anything else, such as a missing right, is no damage."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 def _file_faults(store: RowStore) -> Iterator[Fault]:
@@ -220,8 +253,8 @@ def _faults_in_file(store: RowStore, extent: Extent, file: int, scratch: Array) 
     path = store.folder / extent.name / column.file_name(file)
     try:
         handle = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        yield Fault(f"the chunk file {extent.name}/{path.name} cannot be read ({error.strerror})", every, extent.name)
+    except FileNotFoundError:
+        yield Fault(f"the chunk file {extent.name}/{path.name} is missing", every, extent.name)
         return
     try:
         fault = file_fault(extent, file, handle)
@@ -235,6 +268,8 @@ def _faults_in_file(store: RowStore, extent: Extent, file: int, scratch: Array) 
             try:
                 read_chunk(handle, extent, chunk, rows)
             except (StoreDamagedError, OSError) as error:
+                if isinstance(error, OSError) and error.errno != errno.EIO:
+                    raise
                 yield Fault(f"{_told(error)} ({extent.name}/{path.name})", (start, start + valid), extent.name)
                 continue
             if rows.dtype.kind == "f":

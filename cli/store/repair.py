@@ -1,6 +1,8 @@
 """The verb `store repair`."""
 
-from cli.console import Table, TerminalProgress, answer, reported
+import typer
+
+from cli.console import USER_ERROR, Table, TerminalProgress, answer, reported, say
 from cli.options import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption
 from cli.store.options import StoresArgument
 
@@ -30,6 +32,9 @@ def repair(
             for each in done.stores
         ]
         answer(done.to_json(), as_json=as_json, table=Table("", ("store", ">kept", ">dropped", "found"), rows))
+        if not all(each.mended for each in done.stores):
+            say("error: some stores could not be mended; the table says why")
+            raise typer.Exit(USER_ERROR)
 
 
 def _told(faults: list[str]) -> str:

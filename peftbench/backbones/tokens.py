@@ -14,13 +14,16 @@ BLOCKS = 4
 """Blocks whose class tokens are stored, counted from the last."""
 
 
-def token_outputs(model: nn.Module, pixels: torch.Tensor, norm: nn.Module) -> Mapping[str, torch.Tensor]:
+def token_outputs(
+    model: nn.Module, pixels: torch.Tensor, norm: nn.Module, prefix: int = 1
+) -> Mapping[str, torch.Tensor]:
     """The outputs of one forward pass of a transformers vision model with a class token.
 
     Args:
         model: answers `last_hidden_state` and, asked for them, `hidden_states`.
         pixels: (n, 3, height, width).
         norm: the model's final norm, which its last hidden state has passed and the others have not.
+        prefix: tokens before those of the patches: the class token, and registers where there are any.
 
     Returns:
         `embedding` (n, d): the class token; `patch_mean` (n, d): the mean of the patch tokens; `block_cls` (n, 4, d):
@@ -37,6 +40,6 @@ def token_outputs(model: nn.Module, pixels: torch.Tensor, norm: nn.Module) -> Ma
     last = answer.last_hidden_state
     return {
         "embedding": last[:, 0],
-        "patch_mean": last[:, 1:].mean(dim=1),
+        "patch_mean": last[:, prefix:].mean(dim=1),
         "block_cls": torch.stack([norm(block[:, 0]) for block in blocks[-BLOCKS:]], dim=1),
     }

@@ -119,6 +119,7 @@ def recipe_of(
         device=device_kind(device),
         batch_size=batch_size,
         libraries=library_versions(card),
+        memory_layout="channels_last" if card.channels_last else "contiguous",
     )
 
 

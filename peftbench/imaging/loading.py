@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from peftbench.errors import ConfigError
 from peftbench.imaging.transform import InputTransform
 from stores.images import ImageStore
 
@@ -115,8 +116,11 @@ def shuffled(
         workers: processes that read and shape beside the training; 0 does it in this one.
 
     Raises:
+        ConfigError: the batch size is not positive.
         RowsMissingError: some image is not in the store.
     """
+    if batch_size < 1:
+        raise ConfigError(f"the batch size is {batch_size}, expected at least 1")
     sampler = ShuffledEpochs(len(images), batch_size, seed)
     sampler.epoch = epoch
     return DataLoader(

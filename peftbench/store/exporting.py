@@ -126,8 +126,13 @@ def export(
         provenance=_provenance(source, names, len(images), manifest, backbone),
     )
     told.start(f"writing {path.name}", 1)
-    files = FORMATS[name].write(table, path)
-    told.advance()
+    try:
+        files = FORMATS[name].write(table, path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written ({error.strerror or error}): free some space or name another file with --to; "
+            "what had its name is untouched"
+        ) from error
     return ExportResult(
         path=str(path),
         files=[str(file) for file in files],

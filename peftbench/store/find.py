@@ -1,16 +1,18 @@
 """Which store is meant: a folder, an address, the start of a key, or a name that only one store has."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from stat import S_ISREG
 from typing import NamedTuple
 
 from peftbench.errors import ConfigError
 from peftbench.protocol.workspace import Workspace
-from stores.commit import COMMIT_FILE
 from stores.features import KIND as FEATURES
 from stores.images import KIND as IMAGES
 from stores.remote import is_remote
-from stores.rows import METADATA_FILE, finish_exchange
+from stores.rows import finish_exchange
+from stores.verify import was_table
 
 SHORTEST_KEY = 4
 """Characters of a key that name a store."""
@@ -56,6 +58,8 @@ def find_store(text: str, place: Workspace) -> Place | str:
         known = [each for each in every if each.folder.resolve() == folder.resolve()]
         return known[0] if known else Place(IMAGES if (folder / "pictures").is_dir() else FEATURES, "", folder)
     meant = [each for each in every if each.name == text or each.name == text.replace("@", "-").replace(":", "-")]
+    if not meant:
+        meant = [each for each in every if f"{each.name}/{each.folder.name}" == text]
     if not meant and len(text) >= SHORTEST_KEY:
         # Keys are shown in full by some verbs, and cut to 16 characters in paths.
         meant = [each for each in every if each.folder.name.startswith(text[:16])]
@@ -99,7 +103,12 @@ def chosen_stores(texts: list[str], place: Workspace) -> list[Place]:
 
 def size_of(folder: Path) -> tuple[int, int]:
     """Bytes that a folder takes on the disk, and number of its files."""
-    stats = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    stats = []
+    for path in folder.rglob("*"):
+        # What another process removes meanwhile takes no room.
+        with suppress(FileNotFoundError):
+            stat = path.stat()
+            stats += [stat] if S_ISREG(stat.st_mode) else []
     # Blocks of 512 bytes, whatever the file system: the padding of a last chunk takes none.
     return sum(stat.st_blocks * 512 for stat in stats), len(stats)
 
@@ -110,11 +119,11 @@ def _stores_in(root: Path, depth: int) -> Iterator[Path]:
     for parent in parents:
         if depth == 3 and parent.name != "images":
             continue
-        for hidden in parent.glob(".*.replaced"):
-            finish_exchange(parent / hidden.name.removeprefix(".").removesuffix(".replaced"))
+        for inner in (parent, *(path for path in parent.iterdir() if path.is_dir())):
+            for hidden in inner.glob(".*.replaced"):
+                finish_exchange(inner / hidden.name.removeprefix(".").removesuffix(".replaced"))
         yield from sorted(path for path in parent.iterdir() if not path.name.startswith(".") and _is_store(path))
 
 
 def _is_store(folder: Path) -> bool:
-    tables = [folder, folder / "pictures", folder / "sources"]
-    return any((table / name).is_file() for table in tables for name in (COMMIT_FILE, METADATA_FILE))
+    return any(was_table(table) for table in (folder, folder / "pictures", folder / "sources"))

@@ -8,9 +8,10 @@ from peftbench.protocol.progress import Progress, Silent
 from peftbench.protocol.workspace import Workspace
 from peftbench.store.find import Place, chosen_stores
 from peftbench.store.results import RepairResult, StoreFault, StoreRepair, StoreVerdict, VerifyResult
+from stores.errors import StoreError
 from stores.lock import Wait
 from stores.repair import repair as repair_store
-from stores.verify import Fault
+from stores.verify import Fault, Verdict
 from stores.verify import verify as verify_store
 
 
@@ -37,7 +38,11 @@ def verify(
     verdicts = []
     for place in places:
         start = time.perf_counter()
-        found = verify_store(place.folder, deep=deep)
+        try:
+            found = verify_store(place.folder, deep=deep)
+        except StoreError as error:
+            # The others are looked at all the same.
+            found = [Verdict(place.folder, place.kind, 0, 0, [Fault(str(error))])]
         seconds = time.perf_counter() - start
         verdicts += [
             StoreVerdict(
@@ -73,15 +78,21 @@ def repair(
 
     Raises:
         ConfigError: there is no such store.
-        StoreDamagedError: nothing tells what a store was.
     """
     places, told = _chosen(store, workspace), progress or Silent()
     told.start("repairing", len(places))
     repairs = []
     for place in places:
-        done = repair_store(place.folder, Wait(told.note, lambda: told.advance(0)))
+        try:
+            done = repair_store(place.folder, Wait(told.note, lambda: told.advance(0)))
+        except StoreError as error:
+            fault = StoreFault(what=str(error), rows=None)
+            repairs.append(StoreRepair(path=str(place.folder), kept=0, dropped=0, mended=False, faults=[fault]))
+            done = []
         repairs += [
-            StoreRepair(path=str(each.folder), kept=each.kept, dropped=each.dropped, faults=_told(each.faults))
+            StoreRepair(
+                path=str(each.folder), kept=each.kept, dropped=each.dropped, mended=True, faults=_told(each.faults)
+            )
             for each in done
         ]
         told.advance()

@@ -26,7 +26,7 @@ from stores.features import FeatureStore
 from stores.images import ImageStore
 from stores.keys import unpack_digests
 from stores.lock import writer_lock
-from stores.repair import keep_rows
+from stores.repair import keep_rows, refuse_link
 from stores.rows import RowStore, exchange_names
 from stores.verify import columns_of, tables_of
 
@@ -78,11 +78,20 @@ def _superseded(place: Workspace, every: list[Place]) -> list[Place]:
     needless = []
     for each in every:
         if each.kind == FEATURES:
-            if newest[each.name] != each and not any(key.startswith(each.folder.name) for key in named):
+            is_named = any(key.startswith(each.folder.name) for key in named)
+            if newest[each.name] != each and not is_named and _holds_all_of(newest[each.name], each):
                 needless.append(each)
         elif each.folder.name != _image_store_of(place, each.name):
             needless.append(each)
     return needless
+
+
+def _holds_all_of(newer: Place, older: Place) -> bool:
+    """Whether a store can be opened and has a row for every image that an older one has."""
+    try:
+        return not FeatureStore.open(newer.folder).missing(FeatureStore.open(older.folder).images)
+    except StoreError:
+        return False
 
 
 def _committed(folder: Path) -> int:
@@ -126,6 +135,8 @@ def _images_by_cohort(place: Workspace) -> dict[str, set[str]]:
 def _remove_store(each: Place, told: Progress, *, dry_run: bool) -> Iterator[Pruned]:
     size, _ = size_of(each.folder)
     found = Pruned(path=str(each.folder), what="superseded store", rows=0, bytes=size)
+
+    refuse_link(each.folder)
 
     def remove() -> None:
         # Uncommitted first: a removal that is cut short must not leave half a store that seems whole.
@@ -181,7 +192,9 @@ def _remove_leftovers(table: Path, told: Progress, *, dry_run: bool) -> Iterator
 
 def _leftovers(table: Path) -> Iterator[Path]:
     yield from sorted(table.rglob(f".*{SCRATCH_SUFFIX}"))
-    yield from (path for path in exchange_names(table) if path.is_dir())
+    if (table / COMMIT_FILE).exists():
+        # Without it, these are all that there is of the table.
+        yield from (path for path in exchange_names(table) if path.is_dir())
     try:
         store = RowStore.open(table, columns_of)
     except StoreError:

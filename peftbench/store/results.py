@@ -108,11 +108,12 @@ class VerifyResult(Result):
 
 
 class StoreRepair(Result):
-    """What was done to one table of a store."""
+    """What was done to one table of a store; where it could not be mended, the only fault says why."""
 
     path: str
     kept: int
     dropped: int
+    mended: bool
     faults: list[StoreFault]
 
 

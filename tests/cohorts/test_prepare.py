@@ -1,6 +1,7 @@
 """Preparing: twice costs once, a bad file costs itself alone, and a bad download costs nothing that was there."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,6 @@ from peftbench.imaging.decode import PixelPolicy
 from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.progress import Silent
 from peftbench.protocol.workspace import ENVIRONMENT, Workspace
-from stores.errors import StoreLockedError
 from stores.images import ImageStore
 from stores.lock import writer_lock
 
@@ -172,8 +172,28 @@ class TestOnce:
         prepare("hannover", raw, workspace=place)
         Image.fromarray(picture(99)).save(image_file(raw, "b0000003"))
         pictures = place.images("hannover", PixelPolicy().digest) / "pictures"
-        with writer_lock(pictures), pytest.raises(StoreLockedError, match=r"is being written by process \d+ on "):
-            prepare("hannover", raw, workspace=place)
+        ear = Impatient()
+        with writer_lock(pictures), pytest.raises(KeyboardInterrupt):
+            prepare("hannover", raw, workspace=place, progress=ear)
+        assert re.search(r"is being written by process \d+ on .*: waiting", ear.notes[-1])
+        assert prepare("hannover", raw, workspace=place).images == len(ROWS)
+
+
+class Impatient:
+    """Gives up, as Ctrl-C would, once it was told that it must wait."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def start(self, label: str, total: int) -> None:
+        pass
+
+    def advance(self, count: int = 1) -> None:
+        if self.notes and "waiting" in self.notes[-1]:
+            raise KeyboardInterrupt
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
 
 class TestManifest:

@@ -1,16 +1,17 @@
 """`store prune` removes what nothing needs, and nothing else."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
-from store_kit import BACKBONE, COHORT, POLICY, SAMPLES, content, features, write_manifest
+from store_kit import BACKBONE, COHORT, POLICY, SAMPLES, content, features, rows, write_manifest
 
 from peftbench import store as verbs
 from peftbench.errors import ConfigError, NotPreparedError
 from peftbench.protocol.workspace import Workspace
 from stores.atomic import write_atomic
-from stores.errors import StoreDamagedError
+from stores.errors import StoreDamagedError, StoreError
 from stores.features import FeatureStore
 from stores.images import ImageStore
 from stores.keys import canonical_json
@@ -87,6 +88,17 @@ class TestLeftovers:
         verbs.prune(workspace=place)
         assert content(place.root) == before
 
+    def test_pictures_whose_exchange_was_cut_short_come_back_and_are_not_removed(
+        self, place: Workspace, store: FeatureStore
+    ) -> None:
+        pictures = place.images(COHORT, POLICY) / "pictures"
+        fresh, old = exchange_names(pictures)
+        shutil.copytree(pictures, fresh)
+        pictures.rename(old)
+        verbs.prune(workspace=place)
+        assert ImageStore.open(place.images(COHORT, POLICY)).images == store.images
+        assert verbs.verify(deep=True, workspace=place).sound
+
 
 class TestSuperseded:
     def test_the_newest_and_those_that_a_record_names_stay(self, place: Workspace, images: list[str]) -> None:
@@ -98,6 +110,26 @@ class TestSuperseded:
         left = [each.folder for each in (*by_age.values(), other) if each.folder.exists()]
         assert left == [by_age[1].folder, by_age[3].folder, other.folder]
         assert verbs.verify(deep=True, workspace=place).sound
+
+    def test_a_store_is_kept_as_long_as_the_newer_one_lacks_some_of_its_images(
+        self, place: Workspace, images: list[str]
+    ) -> None:
+        whole = aged(features(place, images), 9)
+        part = aged(features(place, images[:-1], weights="1" * 64), 1)
+        assert verbs.prune(superseded=True, workspace=place).removed == []
+        part.append(images[-1:], rows(images[-1:]))
+        assert [each.path for each in verbs.prune(superseded=True, workspace=place).removed] == [str(whole.folder)]
+
+    def test_a_link_to_a_store_elsewhere_is_refused_before_anything_is_removed(
+        self, place: Workspace, images: list[str], tmp_path: Path
+    ) -> None:
+        old = aged(features(place, images), 9)
+        aged(features(place, images, weights="1" * 64), 1)
+        moved = old.folder.rename(tmp_path / old.folder.name)
+        old.folder.symlink_to(moved)
+        with pytest.raises(StoreError, match="is a link: name the folder"):
+            verbs.prune(superseded=True, workspace=place)
+        assert len(FeatureStore.open(moved)) == SAMPLES
 
     def test_pictures_that_the_card_does_not_name_go(self, place: Workspace, store: FeatureStore) -> None:
         old = ImageStore.create(place.images(COHORT, "c" * 12), "another policy", 8)

@@ -64,9 +64,15 @@ def test_a_digit_that_became_an_exponent_is_noticed() -> None:
         parsed(text.replace("[4294967295,12]", "[4e94967295,12]"))
 
 
+def test_a_flipped_bit_in_the_number_of_the_form_is_damage_and_not_another_form() -> None:
+    text = COMMIT.text()
+    with pytest.raises(StoreDamagedError, match="peftbench store repair"):
+        parsed(text.replace(f'"schema":{COMMIT_SCHEMA}', f'"schema":{COMMIT_SCHEMA ^ 1}'))
+
+
 @pytest.mark.parametrize("schema", [1, COMMIT_SCHEMA + 1, None, "2"])
 def test_a_record_of_another_form_is_not_taken_for_this_one(schema: object) -> None:
-    text = json.dumps({**json.loads(COMMIT.text()), "schema": schema})
+    text = json.dumps({**json.loads(COMMIT.text()), "schema": schema, "digest": "0" * 64})
     with pytest.raises(
         StoreMismatchError, match=r"was written in form .*, this version reads form 2: .* make it again"
     ):

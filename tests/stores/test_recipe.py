@@ -42,6 +42,7 @@ CHANGES: list[tuple[dict[str, Any], Difference]] = [
     ({"precision": "bf16"}, Difference("precision", "fp32", "bf16")),
     ({"device": "cuda/NVIDIA H100"}, Difference("device", "cpu/AVX512", "cuda/NVIDIA H100")),
     ({"batch_size": 8}, Difference("batch size", "16", "8")),
+    ({"memory_layout": "channels_last"}, Difference("memory layout", "contiguous", "channels_last")),
     ({"libraries": {"torch": "2.6.1", "timm": "1.0.15"}}, Difference("library torch", "2.6.0", "2.6.1")),
     ({"libraries": {"torch": "2.6.0"}}, Difference("library timm", "1.0.15", "")),
     ({"libraries": {**RECIPE.libraries, "numpy": "2.0"}}, Difference("library numpy", "", "2.0")),
@@ -161,7 +162,7 @@ class TestText:
     def test_the_key_is_the_digest_of_the_written_out_recipe(self) -> None:
         text = (
             '{"architecture":"timm:tiny","batch_size":16,"device":"cpu/AVX512","dtype":"float32",'
-            '"libraries":{"timm":"1.0.15","torch":"2.6.0"},'
+            '"libraries":{"timm":"1.0.15","torch":"2.6.0"},"memory_layout":"contiguous",'
             '"outputs":{"blocks":"layer3,layer4|mean","embedding":"layer4|avgpool"},"precision":"fp32","schema":2,'
             '"transform":"resize(224,bicubic,antialias)|normalize(mean=0.5;std=0.25)","weights":"' + "0" * 64 + '"}'
         )
@@ -193,6 +194,7 @@ class TestText:
             "batch size": "16",
             "library timm": "1.0.15",
             "library torch": "2.6.0",
+            "memory layout": "contiguous",
             "schema": "2",
         }
 
