@@ -50,6 +50,8 @@ class Layout(Protocol):
     """A way to keep a matrix and the ids of its rows in a folder."""
 
     name: str
+    is_slow: bool
+    """Thousands of objects: measured less often."""
 
     def write(self, folder: Path, ids: list[str], matrix: Matrix) -> None:
         """Into an empty folder."""
@@ -65,6 +67,7 @@ class Store:
     """This project's feature store: durable (fsync), locked, checksummed."""
 
     name = "feature store"
+    is_slow = False
 
     def write(self, folder: Path, ids: list[str], matrix: Matrix) -> None:
         """Into an empty folder."""
@@ -84,6 +87,7 @@ class Numpy:
     """One `.npy` for the matrix and one for the ids."""
 
     name = "np.save, np.load"
+    is_slow = False
 
     def write(self, folder: Path, ids: list[str], matrix: Matrix) -> None:
         """Into an empty folder."""
@@ -104,6 +108,7 @@ class OneDataset:
     """One HDF5 data set for all."""
 
     name = "HDF5, one data set"
+    is_slow = False
 
     def write(self, folder: Path, ids: list[str], matrix: Matrix) -> None:
         """Into an empty folder."""
@@ -129,6 +134,7 @@ class RowDatasets:
     """One HDF5 data set a row."""
 
     name = "HDF5, a data set a row"
+    is_slow = True
 
     def write(self, folder: Path, ids: list[str], matrix: Matrix) -> None:
         """Into an empty folder."""
@@ -151,6 +157,7 @@ class RowFiles:
     """One `.pt` file a row."""
 
     name = "a .pt file a row"
+    is_slow = True
 
     def write(self, folder: Path, ids: list[str], matrix: Matrix) -> None:
         """Into an empty folder."""
@@ -215,8 +222,7 @@ def _compare(scratch: Path, rows: int, dim: int, dtype: str, rounds: int) -> lis
     numbers = np.random.default_rng(1).integers(0, rows, GATHERED)
     for layout in LAYOUTS:
         folder = scratch / f"{LAYOUTS.index(layout)}-{dtype}"
-        slow = layout.name.endswith("a row")
-        for _ in range(1 if slow else rounds):
+        for _ in range(1 if layout.is_slow else rounds):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             _note(seconds, layout, "write", partial(layout.write, folder, ids, matrix))
@@ -224,19 +230,19 @@ def _compare(scratch: Path, rows: int, dim: int, dtype: str, rounds: int) -> lis
     # Reading is measured by turns, so that a slow minute of the machine meets all.
     for turn in range(rounds):
         for layout in LAYOUTS:
-            if layout.name.endswith("a row") and turn > 2:
+            if layout.is_slow and turn > 2:
                 continue
             folder = scratch / f"{LAYOUTS.index(layout)}-{dtype}"
             _forget(folder)
             _note(seconds, layout, "cold", partial(layout.load, folder))
-            if layout.name.endswith("a row"):
+            if layout.is_slow:
                 _note(seconds, layout, "warm", partial(layout.load, folder))
             loaded, names = layout.load(folder)
             assert len(names) == len(loaded) == rows
             _note(seconds, layout, "gather", partial(loaded.take, numbers, axis=0))
             del loaded, names
     # By themselves: what a layout of thousands of objects leaves in the allocator must not weigh on the next one.
-    quick = [layout for layout in LAYOUTS if not layout.name.endswith("a row")]
+    quick = [layout for layout in LAYOUTS if not layout.is_slow]
     for _ in range(2 * rounds):
         for layout in quick:
             _note(seconds, layout, "warm", partial(layout.load, scratch / f"{LAYOUTS.index(layout)}-{dtype}"))

@@ -37,10 +37,10 @@ _MODELS = {"torch", "torchvision", "timm"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES and name != "store":
-        raise AttributeError(f"module 'peftbench' has no attribute {name!r}")
     if name == "store":
         return importlib.import_module("peftbench.store")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'peftbench' has no attribute {name!r}")
     module, attribute = _HOMES[name]
     try:
         return getattr(importlib.import_module(module), attribute)

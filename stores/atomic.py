@@ -17,13 +17,13 @@ SCRATCH_SUFFIX = ".part"
 """Of a file that was never finished, if it is still there when nobody writes."""
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Replace `path` by `data`, all or nothing.
+def write_atomic(path: Path, *parts: Any) -> None:
+    """Replace `path` by texts or bytes-like objects one behind the other, all or nothing.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; the old file is untouched then.
     """
-    write_parts(path, [data.encode() if isinstance(data, str) else data])
+    write_parts(path, [part.encode() if isinstance(part, str) else part for part in parts])
     sync_folder(path.parent)
 
 

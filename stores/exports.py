@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stores.atomic import SCRATCH_SUFFIX, sync_folder, write_parts
+from stores.atomic import SCRATCH_SUFFIX, sync_folder, write_atomic, write_parts
 from stores.errors import StoreMismatchError
 from stores.keys import canonical_json
 from stores.layout import as_bytes
@@ -119,7 +119,7 @@ def write_hdf5(table: Table, path: Path) -> list[Path]:
             file[f"outputs/{name}"] = rows
         for name, column in _columns(table.columns):
             _write_column(file, name, column)
-    write_whole(path, [memory.getbuffer()])
+    write_atomic(path, memory.getbuffer())
     return [path]
 
 
@@ -157,7 +157,7 @@ def write_parquet(table: Table, path: Path) -> list[Path]:
         use_dictionary=labels,
         compression=squeezed,
     )
-    write_whole(path, [memory.getbuffer()])
+    write_atomic(path, memory.getbuffer())
     return [path]
 
 
@@ -209,16 +209,6 @@ def npy_files(path: Path, outputs: Sequence[str]) -> NpyFiles:
     main, *others = outputs
     matrices = {main: path, **{name: path.with_name(f"{path.stem}.{name}.npy") for name in others}}
     return NpyFiles(matrices, path.with_name(f"{path.stem}.csv"), path.with_name(f"{path.stem}.json"))
-
-
-def write_whole(path: Path, parts: Parts) -> None:
-    """Replace a file by parts one behind the other, all or nothing, name and all flushed to the device.
-
-    Raises:
-        OSError: it cannot be written; what had its name is untouched then.
-    """
-    write_parts(path, parts)
-    sync_folder(path.parent)
 
 
 def plain_provenance(provenance: Mapping[str, Any]) -> dict[str, str | int | float | bool]:

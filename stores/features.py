@@ -271,9 +271,7 @@ class FeatureStore:
     def _row_of(self) -> dict[str, int]:
         self._read_images()
         if len(self._index) != len(self._images):
-            self._index = {image: row for row, image in enumerate(self._images)}
-            if len(self._index) != len(self._images):
-                raise StoreDamagedError(f"{self.where} holds an image twice: {MEND}")
+            raise StoreDamagedError(f"{self.where} holds an image twice: {MEND}")
         return self._index
 
     def _read_images(self) -> None:
@@ -285,9 +283,17 @@ class FeatureStore:
         if before is None or before.checksums["image"][:known] != commit.checksums["image"][:known]:
             # The first time, or the store was repaired: rows may have moved.
             known = 0
-        start = known * IMAGE_CHUNK_ROWS
-        self._images = self._images[:start] + unpack_digests(self._rows.read("image", start))
-        self._index, self._read_at = {}, commit
+        start, held = known * IMAGE_CHUNK_ROWS, len(self._images)
+        fresh = unpack_digests(self._rows.read("image", start))
+        if fresh[: held - start] == self._images[start:]:
+            # Grown: what is known stays, however much that is.
+            added = fresh[held - start :]
+            self._images += added
+            self._index.update((image, held + offset) for offset, image in enumerate(added))
+        else:
+            self._images[start:] = fresh
+            self._index = {image: row for row, image in enumerate(self._images)}
+        self._read_at = commit
 
 
 def open_features(where: str | Path, **options: Any) -> FeatureStore:
@@ -336,7 +342,7 @@ def feature_columns(attributes: Mapping[str, Any]) -> dict[str, Column]:
 def _output_column(name: str, recipe: FeatureRecipe, shape: tuple[int, ...]) -> Column:
     # Axes of the same name have the same length for xarray, and outputs differ in theirs.
     prefix = "" if name == MAIN_OUTPUT else f"{name}_"
-    axes = ("feature",) if len(shape) == 1 else ("block", "feature")[-len(shape) :]
+    axes = ("block", "feature")[-len(shape) :]
     # `coordinates` is what CF and xarray call the arrays that label others.
     facts = {"long_name": f"{name}: {recipe.outputs[name]}", "coordinates": "image"}
     return Column(recipe.dtype, shape, tuple(prefix + axis for axis in axes), CHUNK_ROWS, attributes=facts)

@@ -86,6 +86,18 @@ class Column:
         """Size of a file that holds so many chunks."""
         return chunks * self.chunk_bytes + len(self.index(chunks))
 
+    def chunks_held(self, file: int, rows: int, size: int) -> int | None:
+        """Chunks in a file of that size; None where it cannot hold its part of the column's `rows`.
+
+        The last shard may hold more than its part: an interrupted append put them there.
+        """
+        held = range(self.chunks_needed(file, rows), self.shard_chunks + 1)
+        return next((chunks for chunks in held if self.file_bytes(chunks) == size), None)
+
+    def chunks_needed(self, file: int, rows: int) -> int:
+        """Chunks of a file that hold its part of the column's `rows`."""
+        return self.chunks(min(rows - file * self.rows_per_file, self.rows_per_file))
+
     def place(self, chunk: int) -> tuple[int, int]:
         """File that holds a chunk, and the chunk's offset in it."""
         file, position = divmod(chunk, self.shard_chunks)

@@ -144,13 +144,11 @@ class LocalFiles:
 def file_fault(extent: Extent, file: int, handle: int) -> str:
     """What is wrong with a file's size or its index; empty where nothing is."""
     column = extent.column
-    needed = column.chunks(min(extent.rows - file * column.rows_per_file, column.rows_per_file))
     size = os.fstat(handle).st_size
-    # An interrupted append may have put more chunks into the last shard than were committed.
-    held = [chunks for chunks in range(needed, column.shard_chunks + 1) if column.file_bytes(chunks) == size]
-    if not held:
-        return f"the file has {size} bytes, expected {column.file_bytes(needed)}"
-    index = column.index(held[0])
+    held = column.chunks_held(file, extent.rows, size)
+    if held is None:
+        return f"the file has {size} bytes, expected {column.file_bytes(column.chunks_needed(file, extent.rows))}"
+    index = column.index(held)
     if os.pread(handle, len(index), size - len(index)) != index:
         return "the index of the shard is damaged"
     return ""

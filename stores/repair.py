@@ -221,7 +221,9 @@ def _repair_table(folder: Path, wait: Wait | None) -> Repair:
         if not verdict.faults:
             return Repair(folder, verdict.rows, 0, [])
         store, is_rebuilt = _store_of(folder)
-        lost = [fault for fault in table_faults(store, deep=True, settled=True) if fault.rows]
+        # What was found is what is wrong, unless there was no record to hold the bytes against.
+        found = table_faults(store, deep=True, settled=True) if is_rebuilt else verdict.faults
+        lost = [fault for fault in found if fault.rows]
         # Without the record that was written with them, chunks vouch only for themselves, not for their places.
         salvage = Salvage(store, lost, every=is_rebuilt)
         lost += [

@@ -273,9 +273,9 @@ class RowStore:
             size = path.stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return f"the chunk file {name}/{path.name} is missing"
-        least = column.chunks(min(self.rows - file * column.rows_per_file, column.rows_per_file))
-        if not any(column.file_bytes(held) == size for held in range(least, column.shard_chunks + 1)):
-            return f"the chunk file {name}/{path.name} has {size} bytes, expected {column.file_bytes(least)}"
+        if column.chunks_held(file, self.rows, size) is None:
+            expected = column.file_bytes(column.chunks_needed(file, self.rows))
+            return f"the chunk file {name}/{path.name} has {size} bytes, expected {expected}"
         return ""
 
     @property

@@ -17,14 +17,13 @@ from peftbench.cohorts.table import RawRows, Rejection, file_names, read_rows
 from peftbench.errors import ConfigError, DecodeError, RawDataError
 from peftbench.imaging.decode import PixelPolicy, canonical_pixels
 from peftbench.protocol.manifest import Manifest, pseudonym, source_digest
-from peftbench.protocol.progress import Progress, Silent
+from peftbench.protocol.progress import Progress, Silent, patience
 from peftbench.protocol.results import PrepareResult, RejectedFile, TaskCounts
 from peftbench.protocol.tasks import EmptyTaskError, rows_of
 from peftbench.protocol.workspace import Workspace
 from stores.atomic import write_atomic
 from stores.images import SHARD_ROWS, ImageStore
 from stores.keys import canonical_json
-from stores.lock import Wait
 
 
 class Picture(NamedTuple):
@@ -86,7 +85,7 @@ def _bring_in(declared: Cohort, rows: RawRows, place: Workspace, policy: PixelPo
     # Of all rows, before files are looked at: a label may stand in the row of an unreadable picture.
     canonical = _harmonised(declared, rows)
     folder = place.images(declared.name, policy.digest)
-    store = ImageStore.create(folder, policy.recipe, policy.side, Wait(told.note, lambda: told.advance(0)))
+    store = ImageStore.create(folder, policy.recipe, policy.side, patience(told))
     pictures = _store_pictures(store, rows, policy, told)
     rejected = [*rows.rejected, *_unreadable(declared, rows, pictures)]
     if all(picture.fault for picture in pictures):
@@ -118,8 +117,7 @@ def _store_pictures(store: ImageStore, rows: RawRows, policy: PixelPolicy, told:
 
     def commit() -> None:
         fresh = [(each.source, each.pixels) for each in waiting if each.pixels is not None]
-        wait = Wait(told.note, lambda: told.advance(0))
-        store.append([source for source, _ in fresh], [pixels for _, pixels in fresh], wait)
+        store.append([source for source, _ in fresh], [pixels for _, pixels in fresh], patience(told))
         waiting.clear()
 
     try:

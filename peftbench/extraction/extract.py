@@ -14,13 +14,12 @@ from peftbench.errors import ConfigError, NotPreparedError
 from peftbench.extraction.device import Precision, device_kind, pick_device, pick_precision
 from peftbench.extraction.embed import Engine, embed_missing
 from peftbench.protocol.manifest import Manifest
-from peftbench.protocol.progress import Progress, Silent
+from peftbench.protocol.progress import Progress, Silent, patience
 from peftbench.protocol.results import ExtractResult, ExtractRow
 from peftbench.protocol.workspace import Workspace
 from stores.errors import StoreDamagedError
 from stores.features import FeatureStore
 from stores.images import ImageStore
-from stores.lock import Wait
 from stores.recipe import FeatureRecipe
 
 BATCH_SIZE = 16
@@ -138,7 +137,7 @@ def _extract_one(
     encoder = load_encoder(spec)
     told.advance()
     recipe = recipe_of(encoder, device, precision, batch_size, dtype)
-    wait = Wait(told.note, lambda: told.advance(0))
+    wait = patience(told)
     shapes = {output.name: output.shape for output in spec.card.outputs}
     store = FeatureStore.create(place.features(spec.name, recipe.key), recipe, shapes, wait)
     images = list(dict.fromkeys(manifest.frame["image_digest"].tolist()))

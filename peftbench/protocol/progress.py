@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+from stores.lock import Wait
+
 
 class Progress(Protocol):
     """Somebody who wants to know how far a job is and what it has to say."""
@@ -27,3 +29,8 @@ class Silent:
 
     def note(self, message: str) -> None:
         """Say nothing."""
+
+
+def patience(told: Progress) -> Wait:
+    """Wait for another writer of a store as long as it takes, say so, and stop where a progress may be stopped."""
+    return Wait(told.note, lambda: told.advance(0))

@@ -24,6 +24,7 @@ from peftbench.protocol.provenance import version
 from peftbench.protocol.workspace import Workspace
 from peftbench.store.find import Place, find_store
 from peftbench.store.results import ExportResult
+from stores.atomic import write_atomic
 from stores.errors import RowsMissingError
 from stores.exports import (
     Table,
@@ -34,7 +35,6 @@ from stores.exports import (
     write_hdf5,
     write_npy,
     write_parquet,
-    write_whole,
 )
 from stores.features import FeatureStore, open_features
 from stores.images import KIND as IMAGES
@@ -304,7 +304,7 @@ def write_h5ad(table: Table, path: Path) -> list[Path]:
     memory = io.BytesIO()
     with h5py.File(memory, "w") as file:
         anndata.io.write_elem(file, "/", data)
-    write_whole(path, [memory.getbuffer()])
+    write_atomic(path, memory.getbuffer())
     return [path]
 
 
@@ -352,7 +352,7 @@ def write_torch(table: Table, path: Path) -> list[Path]:
     }
     memory = io.BytesIO()
     torch.save(content, memory)
-    write_whole(path, [memory.getbuffer()])
+    write_atomic(path, memory.getbuffer())
     return [path]
 
 
@@ -383,7 +383,7 @@ def write_safetensors(table: Table, path: Path) -> list[Path]:
         )
     tensors = {"features": table.outputs[table.main]}
     tensors |= {f"outputs.{name}": rows for name, rows in table.others.items()}
-    write_whole(path, [save(tensors, metadata)])
+    write_atomic(path, save(tensors, metadata))
     return [path]
 
 

@@ -4,12 +4,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftbench.protocol.progress import Progress, Silent
+from peftbench.protocol.progress import Progress, Silent, patience
 from peftbench.protocol.workspace import Workspace
 from peftbench.store.find import Place, chosen_stores
 from peftbench.store.results import RepairResult, StoreFault, StoreRepair, StoreVerdict, VerifyResult
 from stores.errors import StoreError
-from stores.lock import Wait
 from stores.repair import repair as repair_store
 from stores.verify import Fault, Verdict
 from stores.verify import verify as verify_store
@@ -84,7 +83,7 @@ def repair(
     repairs = []
     for place in places:
         try:
-            done = repair_store(place.folder, Wait(told.note, lambda: told.advance(0)))
+            done = repair_store(place.folder, patience(told))
         except StoreError as error:
             fault = StoreFault(what=str(error), rows=None)
             repairs.append(StoreRepair(path=str(place.folder), kept=0, dropped=0, mended=False, faults=[fault]))

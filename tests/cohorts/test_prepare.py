@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hannover_kit import ROWS, Row, image_file, leaks, picture, write_hannover
 from PIL import Image
+from progress_kit import Ear
 
 from peftbench.cohorts import prepare as module
 from peftbench.cohorts import synthesis
@@ -179,21 +180,12 @@ class TestOnce:
         assert prepare("hannover", raw, workspace=place).images == len(ROWS)
 
 
-class Impatient:
+class Impatient(Ear):
     """Gives up, as Ctrl-C would, once it was told that it must wait."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def start(self, label: str, total: int) -> None:
-        pass
 
     def advance(self, count: int = 1) -> None:
         if self.notes and "waiting" in self.notes[-1]:
             raise KeyboardInterrupt
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 class TestManifest:

@@ -24,28 +24,13 @@ from extraction_kit import (
     run,
     stores_of,
 )
+from progress_kit import Ear
 
 from peftbench.protocol.workspace import Workspace
 from stores.features import FeatureStore
 from stores.lock import LOCK_FILE, writer_lock
 
 Rows = dict[str, np.ndarray]
-
-
-class Impatient:
-    """A progress that remembers notes, and calls `act` at the first of them or at each turn of waiting."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def start(self, label: str, total: int) -> None:
-        pass
-
-    def advance(self, count: int = 1) -> None:
-        pass
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 class TestWaiting:
@@ -64,7 +49,7 @@ class TestWaiting:
         with ExitStack() as lock:
             lock.enter_context(writer_lock(place.features_of("tiny") / Path(other).name))
 
-            class Releasing(Impatient):
+            class Releasing(Ear):
                 def note(self, message: str) -> None:
                     super().note(message)
                     lock.close()
@@ -82,7 +67,7 @@ class TestWaiting:
             run(place, batch_size=BATCH, progress=InterruptedAfter(1))
         (store,) = stores_of(place)
 
-        class Stopped(Impatient):
+        class Stopped(Ear):
             def advance(self, count: int = 1) -> None:
                 if count == 0:
                     raise KeyboardInterrupt
@@ -100,7 +85,7 @@ class TestWaiting:
         (store,) = stores_of(place)
         # What a process leaves that was killed: a lock that is free, and its name in it.
         (store / LOCK_FILE).write_text(json.dumps({"host": "elsewhere", "process": 77, "since": "2026-01-01"}))
-        progress = Impatient()
+        progress = Ear()
         run(place, batch_size=BATCH, progress=progress)
         (note,) = progress.notes
         assert "took over the store" in note

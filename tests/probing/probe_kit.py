@@ -1,4 +1,4 @@
-"""What the tests of probing share: a cohort in memory, stored features, and an ear for progress."""
+"""What the tests of probing share: a cohort in memory, and stored features."""
 
 from pathlib import Path
 from typing import Any
@@ -78,24 +78,6 @@ def write_features(
     matrix = telling_features((frame["icu"] == "yes").to_numpy(dtype=np.int64), seed)
     store.append(frame["image_digest"].tolist()[::step], {"embedding": matrix.astype(np.float32)[::step]})
     return store
-
-
-class Ear:
-    """Hears progress."""
-
-    def __init__(self) -> None:
-        self.expected = 0
-        self.done = 0
-        self.notes: list[str] = []
-
-    def start(self, label: str, total: int) -> None:
-        self.expected += total
-
-    def advance(self, count: int = 1) -> None:
-        self.done += count
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def files(folder: Path) -> dict[str, bytes]:

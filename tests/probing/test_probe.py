@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from probe_kit import BACKBONE, Ear, files, manifest_of, write_features
+from probe_kit import BACKBONE, files, manifest_of, write_features
+from progress_kit import Ear
 from sklearn.metrics import average_precision_score, matthews_corrcoef
 
 from peftbench.cohorts.prepare import prepare

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from probe_kit import BACKBONE, DIM, Ear, cohort_rows, recipe
+from probe_kit import BACKBONE, DIM, cohort_rows, recipe
+from progress_kit import Ear
 
 from peftbench.errors import NotPreparedError, UnknownNameError
 from peftbench.probing.inputs import ProbeInput, stored_features, view_control

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from progress_kit import Ear
 from store_kit import BACKBONE, COHORT, POLICY, SAMPLES, content, features, rows, write_manifest
 
 from peftbench import store as verbs
@@ -17,20 +18,6 @@ from stores.images import ImageStore
 from stores.keys import canonical_json
 from stores.lock import writer_lock
 from stores.rows import exchange_names
-
-
-class Ear:
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def start(self, label: str, total: int) -> None:
-        pass
-
-    def advance(self, count: int = 1) -> None:
-        pass
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def leave(store: FeatureStore) -> list[Path]:

@@ -2,9 +2,12 @@
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from stores_kit import PICTURES, ROWS, filled, filled_images
 
 from stores import features, images, layout
 
@@ -27,3 +30,27 @@ def small_chunks() -> Iterator[None]:
         patch.setattr(images, "DIGEST_CHUNK_ROWS", 32)
         patch.setattr(images, "_DIGESTS", dataclasses.replace(images._DIGESTS, chunk_rows=32))
         yield
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory, small_chunks: None) -> Path:
+    """A feature store of several chunks a column; every test leaves it as it was."""
+    return filled(tmp_path_factory.mktemp("sound") / "features", 40, ROWS).folder
+
+
+@pytest.fixture
+def folder(sound: Path, tmp_path: Path) -> Path:
+    """A copy to break for good, in a folder of its own."""
+    return Path(shutil.copytree(sound, tmp_path / "stores" / "features"))
+
+
+@pytest.fixture(scope="module")
+def sound_images(tmp_path_factory: pytest.TempPathFactory, small_chunks: None) -> Path:
+    """An image store of noisy pictures, in two shards; every test leaves it as it was."""
+    return filled_images(tmp_path_factory.mktemp("images") / "images", 30, PICTURES).folder
+
+
+@pytest.fixture
+def gallery(sound_images: Path, tmp_path: Path) -> Path:
+    """A copy of the image store, to break."""
+    return Path(shutil.copytree(sound_images, tmp_path / "images"))

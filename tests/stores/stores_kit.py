@@ -35,6 +35,9 @@ RECIPE = FeatureRecipe(
 
 DIM = 3
 
+ROWS, PICTURES = 75, 70
+"""Of the sound stores: of chunks of 16 and 32 rows and shards of 64 pictures, the last one is not full."""
+
 SHAPES = {"embedding": (DIM,), "blocks": (2, 4)}
 
 SIDE = 8

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from stores_kit import (
     EVERY_STEP,
     RECIPE,
+    ROWS,
     SHAPES,
     SIDE,
     PowerCutError,
@@ -57,31 +58,8 @@ from stores.verify import columns_of
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
 
-ROWS = 75
-
 CHUNK = 8 * SIDE * SIDE + 4
 """Bytes of a chunk of pictures."""
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory, small_chunks: None) -> Path:
-    return filled(tmp_path_factory.mktemp("sound") / "features", 40, ROWS).folder
-
-
-@pytest.fixture
-def folder(sound: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sound, tmp_path / "stores" / "features"))
-
-
-@pytest.fixture(scope="module")
-def sound_images(tmp_path_factory: pytest.TempPathFactory, small_chunks: None) -> Path:
-    return filled_images(tmp_path_factory.mktemp("images") / "images", 30, 70).folder
-
-
-@pytest.fixture
-def gallery(sound_images: Path, tmp_path: Path) -> Path:
-    """An image store of 70 pictures, to break."""
-    return Path(shutil.copytree(sound_images, tmp_path / "images"))
 
 
 def facts_of(folder: Path) -> dict[str, Any]:

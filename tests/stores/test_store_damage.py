@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from stores_kit import (
+    ROWS,
     SHAPES,
     append,
     bytes_of,
     chunk_files,
     emptied,
     faults,
-    filled,
     filled_images,
     flip,
     flipped,
@@ -38,31 +38,10 @@ from stores.verify import columns_of, tables_of
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
 
-ROWS = 75
-"""Of chunks of 16 and of 32: the last one of every column is not full."""
-
 NOTABLE = (b'"recipe"', b'"architecture"', b'"key"', b'"kind"', b'"shapes"', b'"attributes"', b'"."', b'"chunk_shape"')
 """Words of the metadata whose loss would be costly."""
 
 FLIPS = 200
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory, small_chunks: None) -> Path:
-    """A feature store of several chunks a column; every test leaves it as it was."""
-    return filled(tmp_path_factory.mktemp("sound") / "features", 40, ROWS).folder
-
-
-@pytest.fixture
-def folder(sound: Path, tmp_path: Path) -> Path:
-    """A copy to break for good."""
-    return Path(shutil.copytree(sound, tmp_path / "features"))
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory, small_chunks: None) -> Path:
-    """An image store of 70 noisy pictures, in two shards; every test leaves it as it was."""
-    return filled_images(tmp_path_factory.mktemp("images") / "images", 30, 70).folder
 
 
 def read_everything(folder: Path) -> None:
@@ -100,30 +79,30 @@ class TestFlippedBytes:
                         read(sound)
         holds_exactly(sound, ROWS)
 
-    def test_every_one_in_an_image_store_is_noticed(self, pictures: Path) -> None:
-        for path, offset, mask in random_bytes(chunk_files(pictures), FLIPS):
+    def test_every_one_in_an_image_store_is_noticed(self, sound_images: Path) -> None:
+        for path, offset, mask in random_bytes(chunk_files(sound_images), FLIPS):
             with flipped(path, offset, mask):
-                assert faults(pictures) != []
+                assert faults(sound_images) != []
                 with pytest.raises(StoreDamagedError):
-                    read_everything(pictures)
-        holds_pictures(pictures, range(70))
+                    read_everything(sound_images)
+        holds_pictures(sound_images, range(70))
 
-    def test_no_byte_of_a_file_is_unguarded(self, sound: Path, pictures: Path) -> None:
-        shard = chunk_files(pictures / "pictures" / "pixels")[-1]
-        for path, folder in ((sound / "blocks" / "c.4.0.0", sound), (shard, pictures)):
+    def test_no_byte_of_a_file_is_unguarded(self, sound: Path, sound_images: Path) -> None:
+        shard = chunk_files(sound_images / "pictures" / "pixels")[-1]
+        for path, folder in ((sound / "blocks" / "c.4.0.0", sound), (shard, sound_images)):
             for offset in range(0, path.stat().st_size, 3):
                 with flipped(path, offset), pytest.raises(StoreDamagedError):
                     read_everything(folder)
 
-    def test_whoever_loads_is_told(self, sound: Path, pictures: Path) -> None:
+    def test_whoever_loads_is_told(self, sound: Path, sound_images: Path) -> None:
         for name in (*SHAPES, "image"):
             for path in chunk_files(sound / name):
                 with flipped(path), pytest.raises(StoreDamagedError):
                     load_features(sound)
-        for path in chunk_files(pictures):
+        for path in chunk_files(sound_images):
             if path.parent.name != "checksum":
                 with flipped(path), pytest.raises(StoreDamagedError):
-                    load_pictures(pictures)
+                    load_pictures(sound_images)
 
     def test_a_store_that_was_open_before_notices_as_well(self, sound: Path) -> None:
         store = FeatureStore.open(sound)
@@ -145,9 +124,9 @@ class TestFlippedBytes:
 class TestLostBytes:
     @pytest.mark.parametrize("harm", [Path.unlink, truncated, emptied, halved, longer])
     def test_a_lost_or_shortened_chunk_file_is_noticed_when_the_store_is_opened(
-        self, sound: Path, pictures: Path, tmp_path: Path, harm: Callable[[Path], None]
+        self, sound: Path, sound_images: Path, tmp_path: Path, harm: Callable[[Path], None]
     ) -> None:
-        for whole, read in ((sound, load_features), (pictures, load_pictures)):
+        for whole, read in ((sound, load_features), (sound_images, load_pictures)):
             broken = Path(shutil.copytree(whole, tmp_path / whole.name))
             for path in chunk_files(broken):
                 before = path.read_bytes()
@@ -202,8 +181,8 @@ class TestOtherChunks:
             read_everything(folder)
 
     @pytest.mark.parametrize("stop", [71, 79])
-    def test_an_older_version_of_a_shard_is_noticed(self, pictures: Path, tmp_path: Path, stop: int) -> None:
-        folder = Path(shutil.copytree(pictures, tmp_path / "images"))
+    def test_an_older_version_of_a_shard_is_noticed(self, sound_images: Path, tmp_path: Path, stop: int) -> None:
+        folder = Path(shutil.copytree(sound_images, tmp_path / "images"))
         last = chunk_files(folder / "pictures" / "pixels")[-1]
         older = last.read_bytes()
         filled_images(folder, stop)

@@ -1,7 +1,6 @@
 """Verification: every kind of damage is told, with the rows that it costs, and nothing else is."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from stores_kit import (
+    ROWS,
     SHAPES,
     SIDE,
     append,
@@ -46,32 +46,9 @@ from stores.verify import columns_of, runs, verify
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
 
-ROWS = 75
-
 COLUMNS = [*SHAPES, "image", "checksum"]
 
 CHUNK_OF = {"embedding": 16, "blocks": 16, "image": 32, "checksum": 32}
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory, small_chunks: None) -> Path:
-    return filled(tmp_path_factory.mktemp("sound") / "features", 40, ROWS).folder
-
-
-@pytest.fixture
-def folder(sound: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sound, tmp_path / "features"))
-
-
-@pytest.fixture(scope="module")
-def sound_images(tmp_path_factory: pytest.TempPathFactory, small_chunks: None) -> Path:
-    return filled_images(tmp_path_factory.mktemp("images") / "images", 30, 70).folder
-
-
-@pytest.fixture
-def gallery(sound_images: Path, tmp_path: Path) -> Path:
-    """An image store of 70 pictures, to break."""
-    return Path(shutil.copytree(sound_images, tmp_path / "images"))
 
 
 def chunk_rows(name: str, number: int) -> list[int]:
