@@ -137,9 +137,19 @@ def spread(mean: float, std: float) -> str:
 
 
 class Table:
-    """A table on stdout; columns whose name starts with > are right-aligned."""
+    """A table on stdout; columns whose name starts with > are right-aligned.
 
-    def __init__(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    Args:
+        title: above it.
+        columns: their names.
+        rows: a text for each column.
+        whole: names of columns that are never broken, because a user copies what stands in them.
+    """
+
+    def __init__(
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Sequence[str] = ()
+    ) -> None:
+        self.whole = whole
         self.title = title
         self.columns = columns
         self.rows = rows
@@ -153,8 +163,9 @@ class Table:
         table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
         for column in self.columns:
             justify: Literal["right", "left"] = "right" if column.startswith(">") else "left"
-            # What is cut cannot be copied: keys and paths go on in the next line.
-            table.add_column(column.removeprefix(">"), justify=justify, overflow="fold")
+            # What does not fit goes on in the next line: what is cut off could not be read or copied.
+            whole = column in self.whole
+            table.add_column(column.removeprefix(">"), justify=justify, overflow="fold", no_wrap=whole)
         for row in self.rows:
             table.add_row(*row)
         console = Console(markup=False)

@@ -30,4 +30,5 @@ def ls(
             for each in listing.stores
         ]
         columns = ("kind", "name", "key", ">rows", "outputs", "dtype", ">size", ">files", "state")
-        answer(listing.to_json(), as_json=as_json, table=Table(f"stores in {workspace}", columns, rows))
+        whole = ("kind", "name", "key", ">rows")
+        answer(listing.to_json(), as_json=as_json, table=Table(f"stores in {workspace}", columns, rows, whole))
