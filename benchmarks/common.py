@@ -46,9 +46,10 @@ class Figure:
         return "met" if met else "missed"
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """The options of a benchmark."""
-    parser = argparse.ArgumentParser(description=description)
+def arguments(description: str, more: Callable[[argparse.ArgumentParser], None] = lambda _: None) -> argparse.Namespace:
+    """The options of a benchmark, and more of its own."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    more(parser)
     parser.add_argument("--json", action="store_true", help="end with one JSON object of the figures")
     parser.add_argument("--raw", type=Path, default=None, help="a Hannover download; by default the phantom")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds; medians are shown")

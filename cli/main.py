@@ -7,12 +7,14 @@ import typer
 from cli.console import USER_ERROR
 from cli.doctor import doctor
 from cli.extract import extract
+from cli.fidelity import fidelity
 from cli.list import list_names
 from cli.phantom import phantom
 from cli.prepare import prepare
 from cli.probe import probe
 from cli.report import report
 from cli.store import app as store
+from cli.weights import app as weights
 
 app = typer.Typer(
     name="peftbench",
@@ -25,9 +27,11 @@ app = typer.Typer(
 app.command("phantom")(phantom)
 app.command("prepare")(prepare)
 app.command("extract")(extract)
+app.command("fidelity")(fidelity)
 app.command("probe")(probe)
 app.command("report")(report)
 app.add_typer(store)
+app.add_typer(weights)
 app.command("list")(list_names)
 app.command("doctor")(doctor)
 

@@ -1,7 +1,7 @@
 """Which pretrained model, adapted how, predicts the outcome of your chest X-rays best, and is the difference real?
 
 Every verb of the command line is a function here: `phantom`, `prepare`, `extract`, `probe`, `report`, `list`, `doctor`,
-and those of `peftbench store` in `peftbench.store`.
+those of `peftbench store` in `peftbench.store`, those of `peftbench weights` in `peftbench.weights`.
 Importing the package imports nothing heavy; torch is needed by `extract` alone.
 """
 
@@ -9,22 +9,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from peftbench import store
+    from peftbench import store, weights
     from peftbench.benchmark.catalogue import list_names as list  # noqa: A004 - the verb's name
     from peftbench.benchmark.doctor import doctor
     from peftbench.cohorts.generate import phantom
     from peftbench.cohorts.prepare import prepare
     from peftbench.errors import PeftbenchError
     from peftbench.extraction.extract import extract
+    from peftbench.extraction.faithfulness import fidelity
     from peftbench.probing.probe import probe
     from peftbench.reporting.report import report
 
-__all__ = ["PeftbenchError", "doctor", "extract", "list", "phantom", "prepare", "probe", "report", "store"]
+__all__ = [
+    "PeftbenchError",
+    "doctor",
+    "extract",
+    "fidelity",
+    "list",
+    "phantom",
+    "prepare",
+    "probe",
+    "report",
+    "store",
+    "weights",
+]
 
 _HOMES = {
     "PeftbenchError": ("peftbench.errors", "PeftbenchError"),
     "doctor": ("peftbench.benchmark.doctor", "doctor"),
     "extract": ("peftbench.extraction.extract", "extract"),
+    "fidelity": ("peftbench.extraction.faithfulness", "fidelity"),
     "list": ("peftbench.benchmark.catalogue", "list_names"),
     "phantom": ("peftbench.cohorts.generate", "phantom"),
     "prepare": ("peftbench.cohorts.prepare", "prepare"),
@@ -37,8 +51,8 @@ _MODELS = {"torch", "torchvision", "timm"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "store":
-        return importlib.import_module("peftbench.store")
+    if name in {"store", "weights"}:
+        return importlib.import_module(f"peftbench.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'peftbench' has no attribute {name!r}")
     module, attribute = _HOMES[name]

@@ -38,6 +38,14 @@ class WeightsError(PeftbenchError, RuntimeError):
     """Pretrained weights are absent or not what they should be."""
 
 
+class WeightsFolderError(WeightsError):
+    """The folder of the weights cannot be written."""
+
+
+class DownloadError(WeightsError):
+    """A download did not come to its end."""
+
+
 class DeviceError(PeftbenchError, RuntimeError):
     """The device or the precision asked for is not to be had."""
 

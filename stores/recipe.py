@@ -21,6 +21,9 @@ MAIN_OUTPUT = "embedding"
 RESERVED = ("image", CHECKSUMS)
 """Names of arrays that every store has beside its outputs."""
 
+_SILENT = "eager"
+"""What a recipe means that does not speak of its graph."""
+
 _STEP = re.compile(r"(?P<name>\w+)(?:\((?P<words>.*)\))?")
 _OUTPUT_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -48,6 +51,8 @@ class FeatureRecipe:
         batch_size: images in a forward pass: libraries choose their kernels by shape, and so the last bits.
         libraries: versions of the packages that take part in the forward pass.
         memory_layout: of the input, `contiguous` or `channels_last`: it chooses other kernels, and so the last bits.
+        graph: what was done to the network before it ran: `eager` is nothing, `folded` took batch norms into the
+            convolutions, `unfused` computes attention by matrix products, `compiled` left all to torch's compiler.
         schema: version of this recipe's meaning.
     """
 
@@ -61,6 +66,7 @@ class FeatureRecipe:
     batch_size: int
     libraries: Mapping[str, str]
     memory_layout: str = "contiguous"
+    graph: str = _SILENT
     schema: int = FEATURE_SCHEMA
 
     def __post_init__(self) -> None:
@@ -78,7 +84,11 @@ class FeatureRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as JSON's types."""
-        return {**dataclasses.asdict(self), "libraries": dict(self.libraries), "outputs": dict(self.outputs)}
+        value = {**dataclasses.asdict(self), "libraries": dict(self.libraries), "outputs": dict(self.outputs)}
+        if self.graph == _SILENT:
+            # Recipes from before there was a choice are silent about it, and keep their keys.
+            del value["graph"]
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "FeatureRecipe":
@@ -94,15 +104,16 @@ class FeatureRecipe:
         """The ingredients in which two recipes differ; empty if and only if their keys are equal."""
         mine, theirs = self.to_json(), other.to_json()
         found: list[Difference] = []
-        for name in mine:
-            if canonical_json(mine[name]) == canonical_json(theirs[name]):
+        for name in {**mine, **theirs}:
+            own, other_value = mine.get(name, _SILENT), theirs.get(name, _SILENT)
+            if canonical_json(own) == canonical_json(other_value):
                 continue
-            one, two = _parts_of(name, mine[name]), _parts_of(name, theirs[name])
+            one, two = _parts_of(name, own), _parts_of(name, other_value)
             parts = [part for part in dict.fromkeys([*one, *two]) if one.get(part) != two.get(part)]
             found += [Difference(part, one.get(part, ""), two.get(part, "")) for part in parts]
             if not parts:
                 # Equal parts in another order, or written otherwise.
-                found.append(Difference(name, str(mine[name]), str(theirs[name])))
+                found.append(Difference(name, str(own), str(other_value)))
         return found
 
 

@@ -1,10 +1,17 @@
-"""What all tests share: one thread everywhere, and data made once a session."""
+"""What all tests share: one thread everywhere, no weights in anybody's home, and data made once a session."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before numpy or torch is imported by anything: two libraries' thread pools on two cores fight each other.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+# Also for the processes that tests start. Whoever tests weights names a folder of the test's own.
+os.environ["PEFTBENCH_WEIGHTS"] = tempfile.mkdtemp(prefix="peftbench-weights-")
+atexit.register(shutil.rmtree, os.environ["PEFTBENCH_WEIGHTS"], ignore_errors=True)
 
 from pathlib import Path  # noqa: E402
 

@@ -1,13 +1,13 @@
 """A real Vision Transformer, small: DINOv2's architecture from transformers, with seeded random weights."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model
 
 from peftbench.backbones.card import BackboneCard, Output
+from peftbench.backbones.loading import StateDict, load_strictly
 from peftbench.backbones.tokens import BLOCKS, token_outputs
 from peftbench.imaging.transform import InputTransform
 
@@ -19,7 +19,9 @@ VIT = BackboneCard(
     family="FM",
     architecture="transformers:Dinov2Model(test)",
     pretraining="none",
-    source="seeded",
+    data="none",
+    checkpoint=None,
+    found_by="a seed",
     licence="none",
     parameters=57_056,
     parameters_with_head=57_056,
@@ -65,13 +67,13 @@ class TinyViT:
     def build(self) -> nn.Module:
         return Pooled()
 
+    def load(self, tensors: StateDict) -> nn.Module:
+        return load_strictly(self.build(), tensors)
+
     def outputs(self, module: nn.Module, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
         return token_outputs(module.model, pixels, module.model.layernorm)
 
-    def located(self) -> Path:
-        return Path(__file__)
-
-    def pretrained(self) -> Mapping[str, torch.Tensor]:
+    def pretrained(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(999)
-            return self.build().state_dict()
+            return self.build()

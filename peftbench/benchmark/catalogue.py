@@ -3,10 +3,14 @@
 from typing import Any, Literal, get_args
 
 import pandas as pd
+from pydantic import Field
 
-from peftbench.backbones.registry import CARDS
+from peftbench.backbones.card import BackboneCard
+from peftbench.backbones.locating import locate
+from peftbench.backbones.plugins import plugged_in
+from peftbench.backbones.registry import BackboneSpec, all_cards, parse_backbone
 from peftbench.cohorts.registry import COHORTS, TASKS
-from peftbench.errors import unknown_name
+from peftbench.errors import WeightsError, unknown_name
 from peftbench.probing.registry import CONTROLS, PROBES
 from peftbench.protocol.results import Result
 from peftbench.strategies.registry import STRATEGIES
@@ -19,15 +23,17 @@ class Listing(Result):
 
     Attributes:
         kind: what is listed.
-        entries: one a name, with what a user chooses by.
+        entries: one a name, with what a user chooses by; of a single name, all that is known.
+        faults: what could not be listed, and why: plug-ins that are broken.
     """
 
     kind: Kind
     entries: list[dict[str, Any]]
+    faults: list[str] = Field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The entries under the name of their kind."""
-        return {self.kind: self.entries}
+        return {self.kind: self.entries, **({"faults": self.faults} if self.faults else {})}
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -35,15 +41,30 @@ class Listing(Result):
         return pd.DataFrame(self.entries)
 
 
-def list_names(kind: Kind) -> Listing:
+def list_names(kind: Kind, name: str | None = None) -> Listing:
     """Everything of a kind that can be named: cohorts, tasks, backbones, strategies or probes.
 
+    Args:
+        kind: what to list.
+        name: only this one. Of a backbone that is the whole card, also of a model that is not registered
+            (`timm:resnet50`).
+
     Raises:
-        UnknownNameError: there is no such kind.
+        UnknownNameError: there is no such kind, or nothing of that name.
     """
     if kind not in get_args(Kind):
         raise unknown_name("kind", kind, get_args(Kind), "peftbench list --help")
-    return Listing(kind=kind, entries=_ENTRIES[kind]())
+    if kind == "backbones":
+        faults = list(plugged_in().faults)
+        return Listing(kind=kind, entries=_backbones() if name is None else [_whole_card(name)], faults=faults)
+    entries = _ENTRIES[kind]()
+    if name is not None:
+        by_name = {each["name"]: each for each in entries}
+        if name not in by_name:
+            one = "strategy" if kind == "strategies" else kind.removesuffix("s")
+            raise unknown_name(one, name, by_name, f"peftbench list {kind}")
+        entries = [by_name[name]]
+    return Listing(kind=kind, entries=entries)
 
 
 def _cohorts() -> list[dict[str, Any]]:
@@ -81,16 +102,46 @@ def _backbones() -> list[dict[str, Any]]:
             "name": card.name,
             "family": card.family,
             "pretraining": card.pretraining,
+            "data": card.data,
             "parameters": card.parameters,
             "parameters_with_head": card.parameters_with_head,
             "embedding": card.embedding,
+            "strategies": list(card.strategies),
             "transform": str(card.transform),
             "licence": card.licence,
             "source": card.source,
+            "weights": _state(card),
             "notes": card.notes,
         }
-        for card in CARDS.values()
+        for card in all_cards().values()
     ]
+
+
+def _whole_card(name: str) -> dict[str, Any]:
+    spec: BackboneSpec = parse_backbone(name)
+    card = spec.card
+    value = {**card.to_json(), "weights": _state(card)}
+    if card.checkpoint is None:
+        return value
+    try:
+        found = locate(card)
+    except WeightsError as error:
+        return {**value, "fault": str(error)}
+    record = found.record if found is not None else None
+    if record is not None:
+        value |= {"weights_sha256": record.source_sha256, "revision": record.revision, "fetched": record.fetched}
+    return value
+
+
+def _state(card: BackboneCard) -> str:
+    """Whether the pretrained weights are on this machine; asks no network."""
+    if card.checkpoint is None:
+        return "by the library" if card.found_by else "none"
+    try:
+        found = locate(card)
+    except WeightsError:
+        return "damaged"
+    return "absent" if found is None else "here"
 
 
 def _strategies() -> list[dict[str, Any]]:
@@ -105,7 +156,6 @@ def _probes() -> list[dict[str, Any]]:
 _ENTRIES = {
     "cohorts": _cohorts,
     "tasks": _tasks,
-    "backbones": _backbones,
     "strategies": _strategies,
     "probes": _probes,
 }

@@ -8,7 +8,10 @@ from typing import Any
 
 from threadpoolctl import threadpool_info
 
-from peftbench.backbones.registry import CARDS
+from peftbench.backbones.card import BackboneCard
+from peftbench.backbones.locating import locate
+from peftbench.backbones.plugins import plugged_in
+from peftbench.backbones.registry import all_cards
 from peftbench.errors import PeftbenchError
 from peftbench.protocol import provenance
 from peftbench.protocol.results import Result
@@ -50,11 +53,18 @@ def doctor(workspace: str | Path | Workspace | None = None) -> Diagnosis:
     """
     has_models = all(importlib.util.find_spec(name) is not None for name in ("torch", "torchvision", "timm"))
     place = Workspace.at(workspace)
-    found_weights = {name: _weights(name, has_models=has_models) for name in CARDS}
+    found_weights = {name: _weights(card) for name, card in all_cards().items()}
     held, advice = _workspace(place)
     if not has_models:
         advice.append(f"no torch here: probe and report work, extract does not; to embed images: {INSTALL_MODELS}")
-    advice += [f"{name}: {each['advice']}" for name, each in found_weights.items() if has_models and each["advice"]]
+    to_fetch = [name for name, card in all_cards().items() if card.checkpoint is not None]
+    absent = [name for name in to_fetch if not found_weights[name]["present"]]
+    if has_models and absent:
+        advice.append(
+            f"{len(absent)} of {len(to_fetch)} backbones have no pretrained weights here: `peftbench weights "
+            "fetch NAME` brings them, `peftbench weights ls` shows all"
+        )
+    advice += plugged_in().faults
     return Diagnosis(
         versions=_versions(),
         devices=_devices() if has_models else [],
@@ -122,13 +132,15 @@ def _names(folder: Path, pattern: str) -> list[str]:
     return sorted({path.relative_to(folder).parts[0] for path in folder.glob(pattern)}) if folder.is_dir() else []
 
 
-def _weights(name: str, *, has_models: bool) -> dict[str, Any]:
-    if not has_models:
-        return {"present": False, "where": None, "advice": INSTALL_MODELS}
-    from peftbench.backbones.loading import find_loader  # noqa: PLC0415 - imports torch
-
+def _weights(card: BackboneCard) -> dict[str, Any]:
+    """Whether pretrained weights are on this machine, and where or how to get them; asks no network."""
+    if card.checkpoint is None:
+        advice = card.found_by or f"it has none: use it as {card.name}@random:0, or as {card.name}@file:PATH"
+        return {"present": False, "where": None, "advice": advice}
     try:
-        path, advice = find_loader(CARDS[name]).located(), ""
+        found = locate(card)
     except PeftbenchError as error:
-        path, advice = None, str(error)
-    return {"present": path is not None, "where": None if path is None else str(path), "advice": advice}
+        return {"present": False, "where": None, "advice": str(error)}
+    if found is None:
+        return {"present": False, "where": None, "advice": f"`peftbench weights fetch {card.name}`"}
+    return {"present": True, "where": str(found.path), "advice": ""}

@@ -1,204 +1,196 @@
-"""The loop: shards are read and shaped, by turns with the forward pass or, on a GPU, in a thread beside it.
+"""The loop: pictures are read, shaped and embedded a batch at a time, and their rows committed every few seconds.
 
-Every forward pass sees a batch of the same shape (the last one is padded), because libraries choose their kernels by
-shape: so a row does not depend on where an interrupted run took up again.
+On the processor every core works on a batch of its own, from reading to the forward pass: cores that share one forward
+pass wait for each other at every layer. On a GPU a thread reads and shapes ahead, and an answer is fetched while the
+next batch is being computed.
 """
 
-import queue
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from peftbench.backbones.loading import Encoder
-from peftbench.extraction.device import Precision, autocast
+from peftbench.errors import DeviceError
+from peftbench.extraction.device import exact_fp32
+from peftbench.extraction.engine import Engine, Launched, Outputs
 from peftbench.protocol.progress import Progress
 from stores.features import FeatureStore
-from stores.images import SHARD_ROWS, ImageStore
+from stores.images import ImageStore
 
 BATCHES_AHEAD = 3
-"""Shaped batches that wait for the forward pass: enough to bridge the reading of a shard."""
-
-PORTION = 16
-"""Pictures that a thread shapes at a time."""
+"""Shaped batches that wait for a GPU: enough to bridge the reading of a shard."""
 
 COMMIT_SECONDS = 5.0
 """How much work an interruption can cost at most."""
 
+SHAPING_THREADS = 8
+"""That prepare pictures for a GPU."""
 
-Outputs = dict[str, npt.NDArray[np.float32]]
-"""Name of an output to its rows."""
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
-class Batch(NamedTuple):
-    """Shaped pictures (batch, crop, crop) uint8, and the digests of the first len(images) of them."""
+class Rows(NamedTuple):
+    """Digests of images, and their rows of each output in the same order."""
 
     images: list[str]
-    pixels: torch.Tensor
+    outputs: Outputs
 
 
-class Engine:
-    """A frozen encoder on its device, fed with shaped batches; `buffer` is its input, made once.
-
-    What it answers are all outputs of the backbone's card, from one forward pass.
-
-    Args:
-        encoder: the backbone.
-        device: where it runs.
-        precision: of the forward pass.
-        batch_size: pictures in a forward pass.
-    """
-
-    def __init__(self, encoder: Encoder, device: torch.device, precision: Precision, batch_size: int) -> None:
-        self.card = encoder.card
-        self.device = device
-        self.precision = precision
-        self.batch_size = batch_size
-        layout = torch.channels_last if self.card.channels_last else torch.contiguous_format
-        self._loader = encoder.loader
-        self._module = encoder.module.to(device)
-        if self.card.channels_last:
-            self._module = self._module.to(memory_format=torch.channels_last)
-        crop = self.card.transform.crop
-        self.buffer = torch.zeros(
-            (batch_size, 3, crop, crop),
-            dtype=torch.float32,
-            device=device,
-        ).to(memory_format=layout)
-
-    def embed(self, pixels: torch.Tensor) -> Outputs:
-        """Shaped pictures (batch_size, crop, crop) uint8 to (batch_size, ...) float32 of each output."""
-        return self.forward(self.card.transform.normalise(pixels.to(self.device, non_blocking=True), self.buffer))
-
-    @torch.inference_mode()
-    def forward(self, batch: torch.Tensor) -> Outputs:
-        """Normalised input (batch_size, 3, crop, crop) to (batch_size, ...) float32 of each output."""
-        with autocast(self.device, self.precision):
-            outputs = self._loader.outputs(self._module, batch)
-        return {name: tensor.float().cpu().numpy() for name, tensor in outputs.items()}
-
-
-def embed_missing(
-    engine: Engine, pictures: ImageStore, features: FeatureStore, images: Sequence[str], progress: Progress
-) -> float:
-    """Embed images and append their rows; answers the seconds it took.
+def embed_missing(produced: Iterable[Rows], features: FeatureStore, progress: Progress) -> float:
+    """Append rows as they are produced; answers the seconds it took.
 
     Rows are committed every few seconds and when the loop ends, however it ends.
 
     Args:
-        engine: computes.
-        pictures: holds the images.
-        features: takes the rows; must not hold any of the images yet.
-        images: digests.
+        produced: rows of images that the store does not hold yet (`produce`).
+        features: takes them.
         progress: is told of every batch.
     """
-    start = time.perf_counter()
-    waiting: list[tuple[list[str], Outputs]] = []
-    committed = start
+    start = committed = time.perf_counter()
+    waiting: list[Rows] = []
 
     def commit() -> None:
         if waiting:
-            names = [image for batch, _ in waiting for image in batch]
-            rows = {name: np.concatenate([each[name] for _, each in waiting]) for name in waiting[0][1]}
-            features.append(names, rows)
+            names = [image for rows in waiting for image in rows.images]
+            outputs = {name: np.concatenate([rows.outputs[name] for rows in waiting]) for name in waiting[0].outputs}
             waiting.clear()
+            features.append(names, outputs)
 
     try:
-        with _ahead(_batches(pictures, images, engine), engine.device) as batches:
-            for batch in batches:
-                outputs = engine.embed(batch.pixels)
-                waiting.append((batch.images, {name: rows[: len(batch.images)] for name, rows in outputs.items()}))
-                progress.advance(len(batch.images))
-                if time.perf_counter() - committed > COMMIT_SECONDS:
-                    commit()
-                    committed = time.perf_counter()
+        for rows in produced:
+            waiting.append(rows)
+            progress.advance(len(rows.images))
+            if time.perf_counter() - committed > COMMIT_SECONDS:
+                commit()
+                committed = time.perf_counter()
     finally:
         commit()
     return time.perf_counter() - start
 
 
-def _batches(pictures: ImageStore, images: Sequence[str], engine: Engine) -> Iterator[Batch]:
-    """Shaped batches in the order in which the image store holds the images: whole shards are read once."""
-    size, crop = engine.batch_size, engine.card.transform.crop
-    names: list[str] = []
-    pixels = torch.empty((0, crop, crop), dtype=torch.uint8)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for more, shard in _shards(pictures, images):
-            names += more
-            pixels = torch.cat([pixels, *pool.map(engine.card.transform.shape, _portions(shard))])
-            while len(names) >= size:
-                yield Batch(names[:size], pixels[:size])
-                names, pixels = names[size:], pixels[size:]
-    if names:
-        yield Batch(names, torch.cat([pixels, torch.zeros((size - len(names), crop, crop), dtype=torch.uint8)]))
+def produce(
+    engine: Engine, pictures: ImageStore, images: Sequence[str], threads: int | None = None
+) -> Generator[Rows, None, None]:
+    """Embed images in the order in which the image store holds them.
+
+    Args:
+        engine: computes.
+        pictures: holds the images.
+        images: digests.
+        threads: cores to use on the processor; by default as many as torch would.
+    """
+    batches = _in_stored_order(pictures, images, engine.batch_size)
+    if engine.device.type == "cpu":
+        return _on_cores(engine, pictures, batches, threads or torch.get_num_threads())
+    return _on_gpu(engine, pictures, batches)
 
 
-def _portions(shard: list[npt.NDArray[np.uint8]]) -> list[list[npt.NDArray[np.uint8]]]:
-    """A shard in portions for the threads, small enough that they end together."""
-    return [shard[start : start + PORTION] for start in range(0, len(shard), PORTION)]
+def shaped(engine: Engine, pictures: ImageStore, images: Sequence[str]) -> torch.Tensor:
+    """Pictures as (batch_size, crop, crop) uint8; where there are fewer, the rest is black."""
+    transform = engine.card.transform
+    pixels = transform.shape(pictures.gather(images))
+    lacking = engine.batch_size - len(images)
+    if lacking:
+        pixels = torch.cat([pixels, torch.zeros((lacking, transform.crop, transform.crop), dtype=torch.uint8)])
+    return pixels
 
 
-def _shards(pictures: ImageStore, images: Sequence[str]) -> Iterator[tuple[list[str], list[npt.NDArray[np.uint8]]]]:
-    rows = np.sort(pictures.rows_of(images))
-    for shard in np.unique(rows // SHARD_ROWS):
-        wanted = rows[rows // SHARD_ROWS == shard]
-        first, last = int(wanted[0]), int(wanted[-1]) + 1
-        names, pixels = pictures.read(first, last)
-        yield [names[row - first] for row in wanted], [pixels[row - first] for row in wanted]
+def _in_stored_order(pictures: ImageStore, images: Sequence[str], size: int) -> list[list[str]]:
+    order = np.argsort(pictures.rows_of(images), kind="stable")
+    return [[images[row] for row in order[start : start + size]] for start in range(0, len(order), size)]
+
+
+def _on_cores(
+    engine: Engine, pictures: ImageStore, batches: Sequence[list[str]], threads: int
+) -> Generator[Rows, None, None]:
+    def work(names: list[str]) -> Rows:
+        outputs = engine.embed(shaped(engine, pictures, names))
+        return Rows(names, _first(outputs, len(names)))
+
+    # Opened here, so that no two threads do it at once.
+    pictures.gather([])
+    with exact_fp32(), _one_thread_each(engine, min(threads, max(1, len(batches)))) as pool:
+        yield from in_order(pool, work, batches, ahead=threads + 1)
 
 
 @contextmanager
-def _ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Iterator[Batch]]:
-    """Draw from an iterator in a thread of its own, a few items ahead; errors come out where the items do.
-
-    Only where the forward pass leaves the processor free. On the processor itself both would fight for its cores, and
-    every core that comes late holds up all others of the forward pass: taking turns is faster.
-    """
-    if device.type == "cpu":
-        yield batches
-        return
-    line: queue.Queue[Batch | BaseException | None] = queue.Queue(BATCHES_AHEAD)
-    stop = threading.Event()
-    thread = threading.Thread(target=_draw, args=(batches, line, stop), name="peftbench-read", daemon=True)
-    thread.start()
+def _one_thread_each(engine: Engine, count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads whose numerical libraries start no further ones."""
+    before = torch.get_num_threads()
+    if engine.compiled:
+        _compile(engine)
+    pool = ThreadPoolExecutor(count, "peftbench-embed", initializer=torch.set_num_threads, initargs=(1,))
     try:
-        yield _drawn(line)
+        yield pool
     finally:
-        stop.set()
-        thread.join()
+        # What has begun is waited for: it may hold what the caller is about to let go of.
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(before)
 
 
-def _draw(batches: Iterator[Batch], line: "queue.Queue[Batch | BaseException | None]", stop: threading.Event) -> None:
-    """Put every batch, then None, into the line; an error takes the place of the rest."""
+def _compile(engine: Engine) -> None:
+    """The first call compiles: once, for one thread, before several threads come."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    crop = engine.card.transform.crop
     try:
-        for batch in batches:
-            _put(line, batch, stop)
-            if stop.is_set():
-                return
-        _put(line, None, stop)
-    except BaseException as error:  # noqa: BLE001 - it is raised again in the other thread
-        _put(line, error, stop)
+        engine.embed(torch.zeros((engine.batch_size, crop, crop), dtype=torch.uint8))
+    except Exception as error:
+        told = " ".join(str(error).split())[:200]
+        raise DeviceError(
+            f"torch cannot compile {engine.card.name} here ({type(error).__name__}: {told}): leave --compile away"
+        ) from error
+    finally:
+        torch.set_num_threads(before)
 
 
-def _put(
-    line: "queue.Queue[Batch | BaseException | None]", item: Batch | BaseException | None, stop: threading.Event
-) -> None:
-    while not stop.is_set():
-        try:
-            line.put(item, timeout=0.1)
-        except queue.Full:
-            continue
-        return
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Made], items: Iterable[Item], ahead: int
+) -> Iterator[Made]:
+    """What comes of the items, in their order; only so many are under way at a time, and none after an error."""
+    running: deque[Future[Made]] = deque()
+    try:
+        for item in items:
+            running.append(pool.submit(work, item))
+            if len(running) >= ahead:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        for future in running:
+            future.cancel()
 
 
-def _drawn(line: "queue.Queue[Batch | BaseException | None]") -> Iterator[Batch]:
-    while (item := line.get()) is not None:
-        if isinstance(item, BaseException):
-            raise item
-        yield item
+def _on_gpu(engine: Engine, pictures: ImageStore, batches: Sequence[list[str]]) -> Generator[Rows, None, None]:
+    """An answer is fetched when the next batch has been launched: the device has always something to do."""
+
+    def work(names: list[str]) -> tuple[list[str], torch.Tensor]:
+        pixels = shaped(engine, pictures, names)
+        return names, pixels.pin_memory() if engine.device.type == "cuda" else pixels
+
+    pictures.gather([])
+    before: tuple[list[str], Launched] | None = None
+    count = min(SHAPING_THREADS, torch.get_num_threads())
+    with exact_fp32(), ThreadPoolExecutor(count, "peftbench-shape") as pool:
+        for names, pixels in in_order(pool, work, batches, ahead=BATCHES_AHEAD):
+            launched = engine.launch(pixels)
+            if before is not None:
+                yield _fetched_rows(*before)
+            before = names, launched
+    if before is not None:
+        yield _fetched_rows(*before)
+
+
+def _fetched_rows(names: list[str], launched: Launched) -> Rows:
+    return Rows(names, _first(launched.fetched(), len(names)))
+
+
+def _first(outputs: Outputs, count: int) -> Outputs:
+    return {name: rows[:count] for name, rows in outputs.items()}

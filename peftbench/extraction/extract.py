@@ -1,18 +1,34 @@
 """The verb `extract`: a prepared cohort's images to stored features."""
 
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack
+import multiprocessing
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from peftbench.backbones.golden import remember
 from peftbench.backbones.loading import Encoder, library_versions, load_encoder
 from peftbench.backbones.registry import BackboneSpec, parse_backbone
 from peftbench.cohorts.registry import get_cohort
-from peftbench.errors import ConfigError, NotPreparedError
-from peftbench.extraction.device import Precision, device_kind, pick_device, pick_precision
-from peftbench.extraction.embed import Engine, embed_missing
+from peftbench.errors import ConfigError, DeviceError, NotPreparedError
+from peftbench.extraction.batches import CPU_BATCH, GPU_BATCH, fitting_batch_size, stored_batch_size
+from peftbench.extraction.device import (
+    FAITHFUL_COSINE,
+    GOLDEN_COSINE,
+    Precision,
+    check_precision,
+    device_kind,
+    pick_devices,
+    pick_precision,
+)
+from peftbench.extraction.embed import Rows, embed_missing, produce
+from peftbench.extraction.engine import Engine, graph_of
+from peftbench.extraction.fidelity import precision_cosine
+from peftbench.extraction.several import Job, parts_of, produce_apart
 from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.progress import Progress, Silent, patience
 from peftbench.protocol.results import ExtractResult, ExtractRow
@@ -22,11 +38,6 @@ from stores.features import FeatureStore
 from stores.images import ImageStore
 from stores.recipe import FeatureRecipe
 
-BATCH_SIZE = 16
-"""Pictures in a forward pass unless stated: on a processor larger ones are no faster."""
-
-GPU_BATCH_SIZE = 128
-
 DTYPES = ("float32", "float16")
 """That features can be stored in."""
 
@@ -34,15 +45,46 @@ ROWS_READ_BACK = 8192
 """At a time, after they were written."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """How features are to be computed, as the user said it.
+
+    Attributes:
+        devices: where; several of one model work side by side.
+        precision: of the forward pass, or `auto`.
+        dtype: of the stored rows.
+        batch_size: pictures in a forward pass; None finds it.
+        compiled: whether torch compiles the network.
+    """
+
+    devices: list[torch.device]
+    precision: str
+    dtype: str
+    batch_size: int | None
+    compiled: bool
+
+    @property
+    def device(self) -> torch.device:
+        """The first device: the others are of the same model."""
+        return self.devices[0]
+
+    @property
+    def threads(self) -> int:
+        """Cores of the processor for each device."""
+        return max(1, torch.get_num_threads() // len(self.devices))
+
+
 def extract(
     cohort: str,
     backbone: str | Sequence[str],
     *,
+    weights: str = "",
     workspace: str | Path | Workspace | None = None,
     device: str = "auto",
     precision: str = "auto",
     dtype: str = "float32",
     batch_size: int | None = None,
+    compiled: bool = False,
     progress: Progress | None = None,
 ) -> ExtractResult:
     """Embed a prepared cohort's images with frozen backbones; images embedded before are reused.
@@ -51,13 +93,17 @@ def extract(
 
     Args:
         cohort: name of a prepared cohort.
-        backbone: name or names (`peftbench.list("backbones")`); `NAME@random:SEED` for untrained weights.
+        backbone: name or names (`peftbench.list("backbones")`), or `timm:MODEL`, `torchvision:MODEL`, `hf:MODEL`;
+            behind it `@random:SEED` for untrained weights, or `@file:PATH` for a checkpoint.
+        weights: the same for all backbones: `random:SEED`, or the path of a checkpoint.
         workspace: folder that peftbench writes to; by default PEFTBENCH_WORKSPACE, else `./workspace`.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        precision: of the forward pass: `auto` (bf16 where the hardware has it and the backbone's card says
-            that its features keep; else fp32), `fp32`, `bf16` or `fp16`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; several with commas between, or `cuda:all`, work side by side.
+        precision: of the forward pass: `auto` (bf16 where the hardware has it and the backbone's features keep their
+            direction in it; else fp32), `fp32`, `bf16` or `fp16`.
         dtype: of the stored rows: `float32`, or `float16` (half the size, about three digits).
-        batch_size: pictures in a forward pass; part of the key, as its last bits depend on it.
+        batch_size: pictures in a forward pass; part of the key, as its last bits depend on it. By default what features
+            of the same recipe were made with, else what fits into memory.
+        compiled: have torch compile the network first; part of the key. Pays off on a GPU and for many images.
         progress: who is told how far it is.
 
     Raises:
@@ -67,25 +113,30 @@ def extract(
         DeviceError: the device or the precision is not to be had.
     """
     get_cohort(cohort)
-    specs = [parse_backbone(name) for name in dict.fromkeys([backbone] if isinstance(backbone, str) else backbone)]
+    names = dict.fromkeys([backbone] if isinstance(backbone, str) else backbone)
+    specs = [parse_backbone(name, weights) for name in names]
     if not specs:
         raise ConfigError("no backbone named: give at least one with --backbone; `peftbench list backbones` shows all")
-    where = pick_device(device)
-    exactness = [pick_precision(precision, where, spec.card.bf16_cosine) for spec in specs]
-    size = batch_size if batch_size is not None else (GPU_BATCH_SIZE if where.type == "cuda" else BATCH_SIZE)
-    if size < 1:
-        raise ConfigError(f"--batch-size is {size}, expected at least 1")
-    if dtype not in DTYPES:
-        raise ConfigError(f"unknown dtype {dtype!r}: expected {' or '.join(DTYPES)}")
+    asked = Asked(pick_devices(device), precision, dtype, batch_size, compiled)
+    _refuse(asked)
     place, told = Workspace.at(workspace), progress or Silent()
     manifest = Manifest.read(cohort, place.manifest(cohort))
     place.ensure_writable()
     pictures = open_pictures(place, cohort)
-    rows = [
-        _extract_one(spec, manifest, pictures, place, where, each, dtype, size, told)
-        for spec, each in zip(specs, exactness, strict=True)
-    ]
-    return ExtractResult(results=rows)
+    return ExtractResult(results=[_extract_one(spec, manifest, pictures, place, asked, told) for spec in specs])
+
+
+def _refuse(asked: Asked) -> None:
+    if len(asked.devices) > 1 and multiprocessing.parent_process() is not None:
+        raise DeviceError(
+            "several devices are asked for by a process that was itself started for one: put the call of extract "
+            'under `if __name__ == "__main__":` in your script'
+        )
+    check_precision(asked.precision, asked.device)
+    if asked.batch_size is not None and asked.batch_size < 1:
+        raise ConfigError(f"--batch-size is {asked.batch_size}, expected at least 1")
+    if asked.dtype not in DTYPES:
+        raise ConfigError(f"unknown dtype {asked.dtype!r}: expected {' or '.join(DTYPES)}")
 
 
 def open_pictures(place: Workspace, cohort: str) -> ImageStore:
@@ -104,7 +155,13 @@ def open_pictures(place: Workspace, cohort: str) -> ImageStore:
 
 
 def recipe_of(
-    encoder: Encoder, device: torch.device, precision: Precision, batch_size: int, dtype: str = "float32"
+    encoder: Encoder,
+    device: torch.device,
+    precision: Precision,
+    batch_size: int,
+    dtype: str = "float32",
+    *,
+    compiled: bool = False,
 ) -> FeatureRecipe:
     """Everything that changes the bytes of this encoder's features."""
     card = encoder.card
@@ -119,26 +176,21 @@ def recipe_of(
         batch_size=batch_size,
         libraries=library_versions(card),
         memory_layout="channels_last" if card.channels_last else "contiguous",
+        graph=graph_of(card, device, precision, compiled=compiled),
     )
 
 
 def _extract_one(
-    spec: BackboneSpec,
-    manifest: Manifest,
-    pictures: ImageStore,
-    place: Workspace,
-    device: torch.device,
-    precision: Precision,
-    dtype: str,
-    batch_size: int,
-    told: Progress,
+    spec: BackboneSpec, manifest: Manifest, pictures: ImageStore, place: Workspace, asked: Asked, told: Progress
 ) -> ExtractRow:
     told.start(f"loading {spec.title}", 1)
-    encoder = load_encoder(spec)
+    encoder = load_encoder(spec, told)
+    if spec.is_published:
+        remember(encoder, told)
     told.advance()
-    recipe = recipe_of(encoder, device, precision, batch_size, dtype)
+    recipe = _settled(encoder, place, asked, told)
     wait = patience(told)
-    shapes = {output.name: output.shape for output in spec.card.outputs}
+    shapes = {output.name: output.shape for output in encoder.card.outputs}
     store = FeatureStore.create(place.features(spec.name, recipe.key), recipe, shapes, wait)
     images = list(dict.fromkeys(manifest.frame["image_digest"].tolist()))
     seconds, embedded = 0.0, 0
@@ -147,10 +199,12 @@ def _extract_one(
             stack.enter_context(store.writing(wait))
             missing = store.missing(images)
             embedded = len(missing)
-            told.start(f"embedding {manifest.cohort} with {spec.title} ({precision}, {device})", embedded)
-            engine = Engine(encoder, device, precision, batch_size)
+            where = ", ".join(map(str, asked.devices))
+            told.start(f"embedding {manifest.cohort} with {spec.title} ({recipe.precision}, {where})", embedded)
             before = len(store)
-            seconds = embed_missing(engine, pictures, store, missing, told)
+            # Closed whatever happens: an error that is held must not hold threads and processes at work.
+            produced = stack.enter_context(closing(_produced(encoder, recipe, pictures, missing, asked, told)))
+            seconds = embed_missing(produced, store, told)
             _assert_written(store, before)
     _assert_complete(store, images)
     return ExtractRow(
@@ -160,10 +214,78 @@ def _extract_one(
         embedded=embedded,
         reused=len(images) - embedded,
         dim=store.dim,
+        precision=recipe.precision,
+        batch_size=recipe.batch_size,
         seconds=seconds,
         images_per_second=embedded / seconds if seconds else 0.0,
         store=str(store.folder),
     )
+
+
+def _settled(encoder: Encoder, place: Workspace, asked: Asked, told: Progress) -> FeatureRecipe:
+    """The recipe, once precision and batch size are found."""
+    precision = pick_precision(asked.precision, asked.device, partial(_keeps_in_bf16, encoder, asked.device))
+
+    def recipe_with(size: int) -> FeatureRecipe:
+        return recipe_of(encoder, asked.device, precision, size, asked.dtype, compiled=asked.compiled)
+
+    def engine_of(size: int) -> Engine:
+        return Engine(encoder, asked.device, precision, size)
+
+    size = asked.batch_size
+    if size is None:
+        size = stored_batch_size(place.committed_features(encoder.spec.name), recipe_with)
+        usual = GPU_BATCH if asked.device.type == "cuda" else CPU_BATCH
+        if size is not None and size < usual:
+            told.note(
+                f"batch size {size}, as features of {encoder.spec.name} were made with before; another one with "
+                "--batch-size N embeds all images anew"
+            )
+    if size is None:
+        size = fitting_batch_size(encoder, engine_of, asked.device, torch.get_num_threads())
+    if len(asked.devices) > 1:
+        # The processes load it for themselves: here it would only take their memory.
+        encoder.module.to("cpu")
+    return recipe_with(size)
+
+
+def _keeps_in_bf16(encoder: Encoder, device: torch.device) -> bool:
+    """Whether a backbone's features keep their direction: as its card says, else as the golden pictures show."""
+    measured = encoder.card.bf16_cosine if encoder.spec.is_published else None
+    if measured is not None:
+        return measured >= FAITHFUL_COSINE
+    return precision_cosine(encoder, device, "bf16") >= GOLDEN_COSINE
+
+
+def _produced(
+    encoder: Encoder,
+    recipe: FeatureRecipe,
+    pictures: ImageStore,
+    images: list[str],
+    asked: Asked,
+    told: Progress,
+) -> Generator[Rows, None, None]:
+    """Rows as they are made: here, or by a process for each of several devices."""
+    precision: Precision = recipe.precision  # type: ignore[assignment]
+    if len(asked.devices) == 1:
+        engine = Engine(encoder, asked.device, precision, recipe.batch_size, compiled=asked.compiled)
+        return produce(engine, pictures, images)
+    jobs = [
+        Job(
+            encoder.spec,
+            encoder.weights_digest,
+            str(device),
+            precision,
+            recipe.batch_size,
+            asked.compiled,
+            pictures.folder,
+            part,
+            asked.threads,
+        )
+        for device, part in zip(asked.devices, parts_of(pictures, images, len(asked.devices)), strict=True)
+        if part
+    ]
+    return produce_apart(jobs, lambda: told.advance(0))
 
 
 def _assert_written(store: FeatureStore, before: int) -> None:

@@ -21,6 +21,7 @@ CHANNELS_AT_ONCE = 4
 """Interleaved channels that torch resizes by its vectorised path."""
 
 _TEXT = re.compile(
+    r"(?:padsquare\((?P<pad>[1-9]\d*)\)\|)?"
     r"resize\((?P<resize>\d+),(?P<interpolation>bilinear|bicubic),antialias\)\|centercrop\((?P<crop>\d+)\)"
     r"\|rgb\|normalize\(mean=(?P<mean>[\d.,e+-]+);std=(?P<std>[\d.,e+-]+)\)"
 )
@@ -28,7 +29,7 @@ _TEXT = re.compile(
 
 @dataclass(frozen=True)
 class InputTransform:
-    """Resize the shorter side, cut out the centre, repeat grey as RGB, scale to [0, 1], normalise.
+    """Pad to a square if wished, resize the shorter side, cut out the centre, repeat grey as RGB, scale, normalise.
 
     Attributes:
         resize: length of the shorter side after resizing, in pixels.
@@ -36,6 +37,8 @@ class InputTransform:
         interpolation: of the resize, always with antialiasing.
         mean: of each channel, subtracted.
         std: of each channel, divided by.
+        pad: where not 0, a picture is first set in the middle of a black square whose side is its longer one, and at
+            least this many pixels.
     """
 
     resize: int
@@ -43,11 +46,13 @@ class InputTransform:
     interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    pad: int = 0
 
     def __str__(self) -> str:
         mean, std = (",".join(map(repr, values)) for values in (self.mean, self.std))
+        padded = f"padsquare({self.pad})|" if self.pad else ""
         return (
-            f"resize({self.resize},{self.interpolation},antialias)|centercrop({self.crop})"
+            f"{padded}resize({self.resize},{self.interpolation},antialias)|centercrop({self.crop})"
             f"|rgb|normalize(mean={mean};std={std})"
         )
 
@@ -67,13 +72,15 @@ class InputTransform:
             red, green, blue = map(float, found["mean"].split(","))
             of_red, of_green, of_blue = map(float, found["std"].split(","))
             mean, std = (red, green, blue), (of_red, of_green, of_blue)
-            return cls(int(found["resize"]), int(found["crop"]), interpolation, mean, std)
+            return cls(int(found["resize"]), int(found["crop"]), interpolation, mean, std, int(found["pad"] or 0))
         except ValueError as error:
             raise ValueError(f"{fault} ({error})") from error
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop <= self.resize:
             raise ValueError(f"the crop is {self.crop}, expected from 1 to the resized side, {self.resize}")
+        if self.pad < 0:
+            raise ValueError(f"the padding is {self.pad}, expected 0 or more pixels")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"expected three means and three positive deviations, got {self.mean}, {self.std}")
 
@@ -97,10 +104,19 @@ class InputTransform:
         """
         import torch  # noqa: PLC0415 - the module must import without torch
 
+        pictures = [self._padded(picture) for picture in pictures] if self.pad else pictures
         shaped = np.empty((len(pictures), self.crop, self.crop), dtype=np.uint8)
         for rows in _packs([picture.shape for picture in pictures]):
             shaped[rows] = self._resize([pictures[row] for row in rows])
         return torch.from_numpy(shaped)
+
+    def _padded(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        height, width = picture.shape
+        side = max(self.pad, height, width)
+        square = np.zeros((side, side), dtype=np.uint8)
+        top, left = (side - height) // 2, (side - width) // 2
+        square[top : top + height, left : left + width] = picture
+        return square
 
     def _resize(self, pack: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
         import torch  # noqa: PLC0415
@@ -143,3 +159,27 @@ IMAGENET = InputTransform(256, 224, "bilinear", (0.485, 0.456, 0.406), (0.229, 0
 
 HALF = InputTransform(256, 224, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 """What TensorFlow's EfficientNet-Lite was trained on."""
+
+_OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+CLIP = InputTransform(224, 224, "bicubic", *_OPENAI)
+"""What OpenAI's CLIP and its descendants were trained on."""
+
+DINO = InputTransform(256, 224, "bicubic", IMAGENET.mean, IMAGENET.std)
+"""What DINOv2 is evaluated with."""
+
+MEDCLIP = InputTransform(224, 224, "bicubic", (0.5862785803043838,) * 3, (0.27950088968644304,) * 3, pad=224)
+"""What MedCLIP's own processor does: the whole picture in a black square; mean and deviation of chest X-rays."""
+
+
+def interpolation_of(name: str) -> Interpolation:
+    """A library's name of an interpolation; `random` of several, as in training, is the first of them.
+
+    Raises:
+        ValueError: it is neither bilinear nor bicubic.
+    """
+    if name == "bicubic":
+        return "bicubic"
+    if name in {"bilinear", "random"}:
+        return "bilinear"
+    raise ValueError(f"the interpolation is {name!r}, expected bilinear or bicubic")

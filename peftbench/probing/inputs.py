@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from peftbench.backbones.registry import CARDS
-from peftbench.errors import NotPreparedError, unknown_name
+from peftbench.backbones.registry import parse_backbone
+from peftbench.errors import NotPreparedError
 from peftbench.protocol.progress import Progress
 from peftbench.protocol.tasks import TaskRows
 from peftbench.protocol.workspace import Workspace
@@ -70,6 +70,7 @@ def stored_features(
         NotPreparedError: no store holds all the images; the message names the command that makes one.
         StoreDamagedError: the store's bytes are not sound.
     """
+    backbone = stored_name(backbone, place)
     images = rows.frame["image_digest"].tolist()
     candidates = complete_stores(place, backbone, images, rows.task.cohort, told, pin)
     for store in candidates:
@@ -88,6 +89,18 @@ def stored_features(
             "sound; name another with --features KEY"
         )
     return ProbeInput(backbone, matrix, store.recipe.key, {"recipe": store.recipe.to_json()})
+
+
+def stored_name(backbone: str, place: Workspace) -> str:
+    """A backbone as its features are filed: what was extracted from a checkpoint is called by a label.
+
+    Raises:
+        UnknownNameError: there is no such backbone, and nothing is stored under the name.
+    """
+    if place.committed_features(backbone):
+        # Also where the plug-in that made them is gone.
+        return backbone
+    return parse_backbone(backbone).name
 
 
 def complete_stores(
@@ -147,9 +160,7 @@ def _committed(folder: Path) -> int:
 
 
 def _explain_absence(place: Workspace, backbone: str, command: str) -> None:
-    name = backbone.partition("@")[0]
-    if name not in CARDS:
-        raise unknown_name("backbone", name, CARDS, "peftbench list backbones")
+    parse_backbone(backbone)
     folder = place.root / "features"
     present = sorted(each.name for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
     held = f" (there are features of {', '.join(present)})" if present else ""

@@ -59,6 +59,8 @@ class ExtractRow(Result):
         embedded: computed now.
         reused: found in the store.
         dim: length of an embedding.
+        precision: of the forward pass.
+        batch_size: pictures in a forward pass.
         seconds: of reading, transforming and the forward pass (0 where nothing was computed).
         images_per_second: `embedded` by `seconds`.
         store: path of the feature store.
@@ -70,9 +72,50 @@ class ExtractRow(Result):
     embedded: int
     reused: int
     dim: int
+    precision: str
+    batch_size: int
     seconds: float
     images_per_second: float
     store: str
+
+
+class FidelityRow(Result):
+    """What one short way of computing features keeps of them.
+
+    Attributes:
+        backbone: as named.
+        comparison: of what with what.
+        images: compared.
+        lowest: cosine of the two embeddings of an image, over the images.
+        median: over the images.
+        share: of images whose cosine reaches the aim.
+    """
+
+    backbone: str
+    comparison: str
+    images: int
+    lowest: float
+    median: float
+    share: float
+
+
+class FidelityResult(Result):
+    """What `fidelity` found.
+
+    Attributes:
+        cohort: whose images.
+        aim: cosine that every image should reach.
+        results: one row a backbone and comparison.
+    """
+
+    cohort: str
+    aim: float
+    results: list[FidelityRow]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The rows as a frame."""
+        return pd.DataFrame([row.model_dump() for row in self.results])
 
 
 class ProbeRow(Result):

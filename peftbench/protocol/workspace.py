@@ -107,4 +107,4 @@ class Workspace:
 
 def path_name(name: str) -> str:
     """A name as one component of a path: letters, digits, dot, dash and underscore; never hidden, never empty."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "unnamed"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name.replace("/", "__")).strip(".-") or "unnamed"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from peftbench.backbones.registry import CARDS
+from peftbench.backbones.registry import all_cards
 from peftbench.cohorts.registry import COHORTS
 from peftbench.errors import ConfigError, MissingPackageError, unknown_name
 from peftbench.protocol.manifest import Manifest
@@ -198,9 +198,9 @@ def _backbone(found: Place | str) -> str:
     """The backbone of a store of the workspace as `extract` takes it; empty where the place does not tell."""
     name = "" if isinstance(found, str) else found.name
     untrained = _UNTRAINED.fullmatch(name)
-    if untrained and untrained[1] in CARDS:
+    if untrained and untrained[1] in all_cards():
         return f"{untrained[1]}@random:{untrained[2]}"
-    return name if name in CARDS else ""
+    return name if name in all_cards() else ""
 
 
 def _outputs(store: FeatureStore, asked: str | Sequence[str] | None) -> list[str]:
@@ -272,8 +272,9 @@ def _provenance(
 def _licences(backbone: str, manifest: Manifest | None) -> dict[str, str]:
     """Licence and source of weights and images, as far as the registries know them; untrained weights have none."""
     found = {}
-    if backbone in CARDS:
-        found["weights"] = f"{CARDS[backbone].licence}; {CARDS[backbone].source}"
+    card = all_cards().get(backbone)
+    if card is not None:
+        found["weights"] = f"{card.licence}; {card.source}"
     if manifest is not None and manifest.cohort in COHORTS:
         found["images"] = f"{COHORTS[manifest.cohort].licence}; {COHORTS[manifest.cohort].source}"
     return found

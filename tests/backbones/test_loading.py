@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from peftbench.backbones.card import BackboneCard
+from peftbench.backbones.cards import CARDS
 from peftbench.backbones.loading import (
     Encoder,
     find_loader,
@@ -18,7 +19,7 @@ from peftbench.backbones.loading import (
     load_strictly,
     tensors_digest,
 )
-from peftbench.backbones.registry import CARDS, parse_backbone
+from peftbench.backbones.registry import parse_backbone
 from peftbench.errors import MissingPackageError, WeightsError
 
 
@@ -111,8 +112,14 @@ class TestStrictLoad:
 
     def test_tensors_that_fit_are_loaded(self) -> None:
         module, tensors = self.module(), self.module().state_dict()
-        load_strictly(module, tensors, "tiny")
+        assert load_strictly(module, tensors) is module
         assert tensors_digest(module.state_dict()) == tensors_digest(tensors)
+
+    def test_the_counters_that_older_checkpoints_lack_are_zeros(self) -> None:
+        module = self.module()
+        module.state_dict()["1.num_batches_tracked"].fill_(7)
+        load_strictly(module, {n: t for n, t in self.module().state_dict().items() if not n.endswith("tracked")})
+        assert module.state_dict()["1.num_batches_tracked"] == 0
 
     def test_every_fault_is_named_in_one_error(self) -> None:
         module = self.module()
@@ -122,9 +129,8 @@ class TestStrictLoad:
         tensors["head.weight"] = torch.zeros(1)
         tensors["1.weight"] = torch.zeros(7)
         with pytest.raises(WeightsError) as caught:
-            load_strictly(module, tensors, "tiny")
+            load_strictly(module, tensors)
         message = str(caught.value)
-        assert "'tiny'" in message
         assert "missing 0.bias" in message
         assert "unexpected head.weight" in message
         assert "1.weight is (7,), expected (4,)" in message
@@ -133,11 +139,11 @@ class TestStrictLoad:
     def test_a_long_list_is_cut_and_counted(self) -> None:
         extra = {f"head.{index}": torch.zeros(1) for index in range(30)}
         with pytest.raises(WeightsError, match="; and 22 more"):
-            load_strictly(self.module(), {**self.module().state_dict(), **extra}, "tiny")
+            load_strictly(self.module(), {**self.module().state_dict(), **extra})
 
     def test_no_tensors_at_all_are_refused(self) -> None:
         with pytest.raises(WeightsError, match=r"missing 0\.weight"):
-            load_strictly(self.module(), {}, "tiny")
+            load_strictly(self.module(), {})
 
     def test_another_type_of_number_is_converted_not_lost(self) -> None:
         module = self.module()
@@ -145,7 +151,7 @@ class TestStrictLoad:
             name: tensor.double() if tensor.is_floating_point() else tensor
             for name, tensor in self.module().state_dict().items()
         }
-        load_strictly(module, tensors, "tiny")
+        load_strictly(module, tensors)
         assert module.state_dict()["0.weight"].dtype == torch.float32
         torch.testing.assert_close(module.state_dict()["0.weight"].double(), tensors["0.weight"])
 

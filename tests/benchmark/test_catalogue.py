@@ -3,7 +3,7 @@
 import pytest
 
 import peftbench
-from peftbench.backbones.registry import CARDS
+from peftbench.backbones.cards import CARDS
 from peftbench.benchmark.catalogue import list_names
 from peftbench.cohorts.registry import COHORTS, TASKS
 from peftbench.errors import UnknownNameError
@@ -28,6 +28,25 @@ class TestListing:
         assert list(listing.to_json()) == [kind]
         assert listing.frame["name"].tolist() == list(registry)
 
+    @pytest.mark.parametrize(
+        ("kind", "name"), [("cohorts", "hannover"), ("tasks", "HAN_icu"), ("strategies", "LP"), ("probes", "logistic")]
+    )
+    def test_one_name_lists_its_entry_alone(self, kind: str, name: str) -> None:
+        (entry,) = list_names(kind, name).entries  # type: ignore[arg-type]
+        assert entry == next(each for each in list_names(kind).entries if each["name"] == name)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("kind", "name", "said"),
+        [
+            ("tasks", "HAN_icy", "unknown task 'HAN_icy': did you mean HAN_icu"),
+            ("strategies", "LORA", "unknown strategy 'LORA': did you mean LoRA"),
+            ("backbones", "resnet81", "unknown backbone 'resnet81': did you mean resnet18"),
+        ],
+    )
+    def test_an_unknown_name_of_a_kind_is_answered_with_the_nearest(self, kind: str, name: str, said: str) -> None:
+        with pytest.raises(UnknownNameError, match=said):
+            list_names(kind, name)  # type: ignore[arg-type]
+
     def test_an_unknown_kind_is_answered_with_the_nearest(self) -> None:
         with pytest.raises(UnknownNameError, match="unknown kind 'backbone': did you mean backbones"):
             list_names("backbone")  # type: ignore[arg-type]
@@ -49,13 +68,18 @@ class TestListing:
 
 class TestPackage:
     def test_every_public_name_can_be_had(self) -> None:
-        assert {"prepare", "extract", "probe", "report", "list", "doctor"} <= set(peftbench.__all__)
-        assert all(callable(getattr(peftbench, name)) for name in peftbench.__all__ if name != "store")
+        rooms = {"store", "weights"}
+        assert {"prepare", "extract", "probe", "report", "list", "doctor", *rooms} <= set(peftbench.__all__)
+        assert all(callable(getattr(peftbench, name)) for name in peftbench.__all__ if name not in rooms)
         assert set(peftbench.__all__) <= set(dir(peftbench))
 
     def test_the_verbs_of_the_stores_have_a_room_of_their_own(self) -> None:
         assert {"ls", "info", "verify", "repair", "export", "prune"} == set(peftbench.store.__all__)
         assert all(callable(getattr(peftbench.store, name)) for name in peftbench.store.__all__)
+
+    def test_so_have_those_of_the_weights(self) -> None:
+        assert {"ls", "fetch", "verify", "bundle", "import_"} == set(peftbench.weights.__all__)
+        assert all(callable(getattr(peftbench.weights, name)) for name in peftbench.weights.__all__)
 
     def test_any_other_name_is_an_attribute_error(self) -> None:
         with pytest.raises(AttributeError, match="module 'peftbench' has no attribute 'train'"):

@@ -4,12 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from cli_kit import BACKBONE, PATIENTS, Done, faults, invoke, rows_of
 
 from peftbench.extraction import embed
@@ -119,15 +118,15 @@ def test_a_disk_that_fills_up_in_the_midst_of_an_append(
     """Some rows are committed; then there is room for so many more pages, which ends in one file or another."""
     words = (*prepared(disk, raw), "--batch-size", "4")
     monkeypatch.setattr("peftbench.extraction.embed.COMMIT_SECONDS", 0.0)
-    original, left = embed.Engine.embed, iter(range(2))
+    original, left = FeatureStore.append, iter(range(2))
 
-    def filling(self: embed.Engine, pixels: torch.Tensor) -> embed.Outputs:
+    def filling(self: FeatureStore, images: Sequence[str], outputs: embed.Outputs) -> None:
         if next(left, None) is None and not (disk / "ballast").exists():
             ballast(disk, pages)
-        return original(self, pixels)
+        original(self, images, outputs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(embed.Engine, "embed", filling)
+        patch.setattr(FeatureStore, "append", filling)
         refused(invoke(*words))
     kept = outputs_of(store_of(disk))
     assert len(kept["embedding"]) in {8, 12, 16}

@@ -8,8 +8,11 @@ import pandas as pd
 import pytest
 from cli_kit import BACKBONE, PATIENTS, Done, invoke, rows_of, run
 
+from peftbench.backbones.cards import CARDS
+
 EXTRACT_KEYS = {
-    "cohort", "backbone", "total", "embedded", "reused", "dim", "seconds", "images_per_second", "store",
+    "cohort", "backbone", "total", "embedded", "reused", "dim", "precision", "batch_size", "seconds",
+    "images_per_second", "store",
 }  # fmt: skip
 
 PROBE_KEYS = {
@@ -125,7 +128,7 @@ class TestList:
                 "resnet18",
                 {
                     "name", "family", "pretraining", "parameters", "parameters_with_head", "embedding", "transform",
-                    "licence", "source", "notes",
+                    "licence", "source", "notes", "data", "strategies", "weights",
                 },
             ),
             ("strategies", "LP", {"name", "title", "learns", "source", "runs_in"}),
@@ -152,7 +155,7 @@ class TestDoctor:
         assert set(answer) == DOCTOR_KEYS
         assert answer["versions"]["torch"]
         assert answer["devices"][0]["device"] == "cpu"
-        assert set(answer["weights"]) == {"efficientnet-lite0", "resnet18"}
+        assert set(answer["weights"]) == set(CARDS)
         assert answer["weights"]["efficientnet-lite0"]["present"] is True
         assert answer["workspace"]["writable"] is True
         assert answer["workspace"]["cohorts"] == []

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from cli_kit import BACKBONE, PATIENTS, Done, faults, files, invoke, rows_of, run
@@ -39,9 +38,17 @@ class TestErrors:
             (["extract", "phantom", "--backbone", BACKBONE], ["not prepared", "peftbench prepare phantom"]),
             (["extract", "phantom", "--backbone", "resnet81"], ["unknown backbone", "did you mean resnet18"]),
             (["extract", "phantom", "--backbone", "resnet18@imagenet"], ["expected resnet18@random:SEED"]),
+            (["extract", "phantom", "--backbone", "resnet18@file:gone.pt"], ["there is no weights file gone.pt"]),
             (["extract", "phantom", "--backbone", BACKBONE, "--device", "gpu"], ["unknown device 'gpu'"]),
             (["extract", "phantom", "--backbone", BACKBONE, "--precision", "fp8"], ["unknown precision 'fp8'"]),
             (["extract", "phantom", "--backbone", BACKBONE, "--batch-size", "0"], ["--batch-size is 0"]),
+            (["extract", "phantom", "--backbone", BACKBONE, "--device", "cpu,tpu"], ["unknown device 'tpu'"]),
+            (["extract", "phantom", "--backbone", BACKBONE, "--weights", "random:0"], ["name them once"]),
+            (["extract", "phantom", "--backbone", "resnet18", "--weights", "no.pt"], ["no weights file no.pt"]),
+            (
+                ["list", "backbones", "resnet81"],
+                ["unknown backbone", "did you mean resnet18", "peftbench list backbones"],
+            ),
             (["probe", "PHA_ICU"], ["unknown task 'PHA_ICU'", "did you mean PHA_icu"]),
             (["probe", "PHA_icu"], ["not prepared", "peftbench prepare phantom"]),
             (["probe", "PHA_icu", "--probe", "svm"], ["unknown probe 'svm'", "logistic"]),
@@ -62,20 +69,18 @@ class TestErrors:
         words = ("probe", "PHA_icu", "--backbone", BACKBONE, "--workspace", str(prepared))
         assert f"run `peftbench extract phantom --backbone {BACKBONE}` first" in invoke(*words).error
 
-    def test_weights_that_are_missing(self, prepared: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        def offline(*_: object, **__: object) -> None:
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "no network in this test")
-
-        monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
-        monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-        error = invoke("extract", "phantom", "--backbone", "resnet18", "--workspace", str(prepared)).error
-        assert "resnet18-f37072fd.pth" in error
-        assert str(tmp_path / "hub" / "checkpoints") in error
+    def test_weights_that_are_missing(self, prepared: Path, tmp_path: Path) -> None:
+        env = {"PEFTBENCH_WEIGHTS": str(tmp_path / "weights"), "PEFTBENCH_OFFLINE": "1"}
+        env |= {"TORCH_HOME": str(tmp_path / "torch"), "HF_HOME": str(tmp_path / "hub")}
+        error = invoke("extract", "phantom", "--backbone", "resnet18", "--workspace", str(prepared), env=env).error
+        for part in ("'resnet18' are not on this machine", "resnet18-f37072fd.pth", "peftbench weights fetch resnet18"):
+            assert part in error
+        assert not (prepared / "features").exists()
 
     def test_features_that_are_no_numbers(self, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def overflown(self: embed.Engine, batch: torch.Tensor) -> embed.Outputs:
+        def overflown(self: embed.Engine, batch: torch.Tensor) -> dict[str, torch.Tensor]:
             shapes = {output.name: output.shape for output in self.card.outputs}
-            return {name: np.full((len(batch), *shape), np.nan, dtype=np.float32) for name, shape in shapes.items()}
+            return {name: torch.full((len(batch), *shape), torch.nan) for name, shape in shapes.items()}
 
         monkeypatch.setattr(embed.Engine, "forward", overflown)
         words = ("extract", "phantom", "--backbone", BACKBONE, "--workspace", str(prepared))

@@ -28,6 +28,7 @@ SEVERAL_VERBS = """
     for words in (
         ["list", "backbones"],
         ["list", "tasks"],
+        ["list", "backbones", "dinov2-l"],
         ["prepare", "phantom", "--raw", sys.argv[1]],
         ["probe", "PHA_icu", "--backbone", "resnet18@random:0", *place],
         ["report", *place, "--out", sys.argv[1] + "-report"],
@@ -59,7 +60,7 @@ class TestHelp:
         ("verb", "options"),
         [
             ("prepare", ["--raw"]),
-            ("extract", ["--backbone", "--device", "--precision", "--batch-size"]),
+            ("extract", ["--backbone", "--weights", "--device", "--precision", "--dtype", "--batch-size", "--compile"]),
             ("probe", ["--backbone", "--probe", "--seed", "--features", "--control", "--no-control", "--force"]),
             ("report", ["--out"]),
         ],

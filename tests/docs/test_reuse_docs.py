@@ -145,7 +145,7 @@ def peftbench(*words: str) -> None:
 def check_requirement(text: str) -> None:
     """What is to be installed is this project, with extras that it has."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    found = re.fullmatch(r"peftbench(?:\[([\w,]+)\])?", text)
+    found = re.fullmatch(r"(?:peftbench|\.)(?:\[([\w,]+)\])?", text)
     assert found, text
     assert set((found[1] or "").split(",")) - {""} <= set(extras)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from extraction_kit import TINY
+from extraction_kit import TINY, WIDE
 from vit_kit import VIT
 
 from peftbench.backbones.registry import CARDS
@@ -24,9 +24,11 @@ def one_torch_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    for card in (TINY, VIT):
-        monkeypatch.setitem(CARDS, card.name, card)
+def tiny() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for card in (TINY, WIDE, VIT):
+            patch.setitem(CARDS, card.name, card)
+        yield
 
 
 @pytest.fixture(scope="package")

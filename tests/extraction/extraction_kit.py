@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from peftbench.backbones.card import BackboneCard, Output
+from peftbench.backbones.loading import StateDict, load_strictly
 from peftbench.extraction.extract import extract
 from peftbench.imaging.transform import InputTransform
 from peftbench.protocol.manifest import Manifest
@@ -28,7 +28,9 @@ TINY = BackboneCard(
     family="CNN",
     architecture="test:tiny",
     pretraining="none",
-    source="seeded",
+    data="none",
+    checkpoint=None,
+    found_by="a seed",
     licence="none",
     parameters=648,
     parameters_with_head=648,
@@ -37,6 +39,7 @@ TINY = BackboneCard(
     loader="extraction_kit:TinyLoader",
     libraries=("torch", "numpy"),
     channels_last=True,
+    folds=True,
 )
 
 
@@ -56,20 +59,25 @@ class TinyLoader:
             nn.Flatten(),
         )
 
+    def load(self, tensors: StateDict) -> nn.Module:
+        return load_strictly(self.build(), tensors)
+
     def outputs(self, module: nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         early = module[:3](pixels)
         late = module[3:](early)
         return {"embedding": late, "stages": torch.cat([early.mean((2, 3)), late], dim=1)}
 
-    def located(self) -> Path:
-        return Path(__file__)
-
-    def pretrained(self) -> Mapping[str, torch.Tensor]:
+    def pretrained(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(999)
-            tensors = self.build().state_dict()
-        tensors["0.weight"] *= self.gain
-        return tensors
+            module = self.build()
+            # A norm that does nothing would hide one that was folded wrongly, or not at all.
+            for each in (module[1].weight, module[1].bias, module[1].running_mean):
+                nn.init.normal_(each)
+            nn.init.uniform_(module[1].running_var, 0.5, 2.0)
+        with torch.no_grad():
+            module[0].weight *= self.gain
+        return module
 
 
 class InterruptedAfter:
@@ -82,7 +90,8 @@ class InterruptedAfter:
         pass
 
     def advance(self, count: int = 1) -> None:
-        self.left -= 1
+        # Nothing is what is said while waiting.
+        self.left -= count > 0
         if self.left < 0:
             raise KeyboardInterrupt
 
@@ -167,3 +176,30 @@ def committed(place: Workspace) -> int:
         return sum(len(FeatureStore.open(folder)) for folder in stores_of(place, SLOWER))
     except StoreNotFoundError:
         return 0
+
+
+def saved_weights(path: Path, seed: int, **more: torch.Tensor) -> Path:
+    """A checkpoint for the tiny network."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.save({**TinyLoader().build().state_dict(), **more}, path)
+    return path
+
+
+class WideLoader(TinyLoader):
+    """Answers so much for a picture that a pipe cannot take a batch of it."""
+
+    def outputs(self, module: nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"embedding": module(pixels).repeat(1, WIDTH // 16)}
+
+
+WIDTH = 1 << 15
+"""128 KiB a row; a pipe holds 64."""
+
+WIDE = TINY.model_copy(
+    update={
+        "name": "wide",
+        "loader": "extraction_kit:WideLoader",
+        "outputs": (Output("embedding", "4|avgpool, repeated", (WIDTH,)),),
+    }
+)

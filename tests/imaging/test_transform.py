@@ -1,5 +1,6 @@
 """Canonical pixels to model input: the readable string, and torchvision's own resize, crop and normalisation."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -11,9 +12,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from peftbench.imaging.transform import CHANNELS_AT_ONCE, HALF, IMAGENET, InputTransform
+from peftbench.imaging.transform import (
+    CHANNELS_AT_ONCE,
+    CLIP,
+    DINO,
+    HALF,
+    IMAGENET,
+    MEDCLIP,
+    InputTransform,
+    interpolation_of,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -64,6 +75,7 @@ transforms = st.builds(
     st.sampled_from(["bilinear", "bicubic"]),
     triples,
     triples,
+    st.just(0) | st.integers(1, 2000),
 )
 
 
@@ -105,6 +117,11 @@ class TestText:
             str(IMAGENET).replace("0.225", "0.225,0.1"),
             str(IMAGENET).replace("0.485", "0.4.85"),
             str(IMAGENET).replace("0.485", "nan"),
+            str(MEDCLIP).replace("padsquare(224)", "padsquare"),
+            str(MEDCLIP).replace("padsquare(224)", "padsquare(-1)"),
+            str(MEDCLIP).replace("padsquare(224)", "padsquare()"),
+            str(MEDCLIP).replace("padsquare(224)|", "padsquare(224)"),
+            f"padsquare(224)|{MEDCLIP}",
         ],
     )
     def test_any_other_text_is_refused(self, text: str) -> None:
@@ -123,6 +140,33 @@ class TestText:
     def test_the_error_shows_the_text(self, text: str) -> None:
         with pytest.raises(ValueError, match=re.escape(repr(text))):
             InputTransform.parse(text)
+
+    @pytest.mark.parametrize("transform", [IMAGENET, HALF, CLIP, DINO, MEDCLIP])
+    def test_those_of_the_backbones_come_back(self, transform: InputTransform) -> None:
+        assert InputTransform.parse(str(transform)) == transform
+
+    def test_padding_stands_where_it_happens(self) -> None:
+        without = dataclasses.replace(MEDCLIP, pad=0)
+        assert str(MEDCLIP) == f"padsquare(224)|{without}"
+        assert InputTransform.parse(str(without)) == without
+
+    def test_a_padding_of_nothing_has_one_spelling(self) -> None:
+        """Else two strings, and so two keys, would mean the same."""
+        with pytest.raises(ValueError, match="not an input transform"):
+            InputTransform.parse(f"padsquare(0)|{IMAGENET}")
+
+
+class TestInterpolation:
+    @pytest.mark.parametrize(
+        ("name", "found"), [("bilinear", "bilinear"), ("bicubic", "bicubic"), ("random", "bilinear")]
+    )
+    def test_a_librarys_name(self, name: str, found: str) -> None:
+        assert interpolation_of(name) == found
+
+    @pytest.mark.parametrize("name", ["nearest", "lanczos", "", "BICUBIC"])
+    def test_any_other_is_refused(self, name: str) -> None:
+        with pytest.raises(ValueError, match=f"interpolation is '{name}', expected bilinear or bicubic"):
+            interpolation_of(name)
 
 
 class TestShape:
@@ -173,6 +217,87 @@ class TestShape:
         small = InputTransform(16, 16, "bilinear", HALF.mean, HALF.std)
         expected = v2.functional.resize(torch.zeros((1, height, width), dtype=torch.uint8), [16], antialias=True)
         assert small.resized_extent(height, width) == tuple(expected.shape[1:])
+
+
+def padded(one: Picture, least: int) -> Picture:
+    """In the middle of a black square, by Pillow: what MedCLIP does before it resizes."""
+    width, height = one.shape[1], one.shape[0]
+    side = max(least, width, height)
+    square = Image.new("L", (side, side), 0)
+    square.paste(Image.fromarray(one), (int((side - width) / 2), int((side - height) / 2)))
+    return np.array(square)
+
+
+SMALL = InputTransform(16, 16, "bicubic", HALF.mean, HALF.std, pad=16)
+
+
+class TestPad:
+    @pytest.mark.parametrize("extent", EXTENTS, ids="{0[0]}x{0[1]}".format)
+    def test_the_whole_picture_is_set_into_a_black_square(self, extent: tuple[int, int]) -> None:
+        one = picture(extent)
+        square = padded(one, MEDCLIP.pad)
+        assert square.shape == (max(224, *extent),) * 2
+        assert torch.equal(MEDCLIP.shape([one])[0], reference(MEDCLIP, square))
+
+    @pytest.mark.parametrize(
+        ("extent", "top", "left"),
+        [((16, 10), 0, 3), ((16, 11), 0, 2), ((11, 16), 2, 0), ((5, 4), 5, 6), ((1, 1), 7, 7)],
+    )
+    def test_an_odd_margin_is_wider_below_and_on_the_right(self, extent: tuple[int, int], top: int, left: int) -> None:
+        one = np.full(extent, 255, dtype=np.uint8)
+        found = SMALL.shape([one])[0].numpy()
+        expected = np.zeros((16, 16), dtype=np.uint8)
+        expected[top : top + extent[0], left : left + extent[1]] = 255
+        assert np.array_equal(found, expected)
+
+    def test_a_picture_smaller_than_the_square_is_not_enlarged(self) -> None:
+        one = picture((100, 60))
+        found = MEDCLIP.shape([one])[0].numpy()
+        assert np.array_equal(found[62:162, 82:142], one)
+        assert found.sum() == one.sum(dtype=np.int64)
+
+    def test_nothing_of_a_larger_one_is_cut_away(self) -> None:
+        one = np.full((448, 224), 255, dtype=np.uint8)
+        found = MEDCLIP.shape([one])[0]
+        assert found[:, 60:164].min() == 255
+        assert found[:, :50].max() == 0
+        assert found[:, 174:].max() == 0
+
+    def test_a_square_of_the_right_extent_passes_as_it_is(self) -> None:
+        one = picture((224, 224))
+        assert np.array_equal(MEDCLIP.shape([one])[0].numpy(), one)
+
+    def test_many_together_are_each_as_alone(self) -> None:
+        """After padding their extents are equal, so they travel together."""
+        extents = [
+            (300, 200),
+            (200, 300),
+            (300, 300),
+            (224, 100),
+            (90, 224),
+            (10, 10),
+            (300, 1),
+            (224, 224),
+            (299, 300),
+        ]
+        pictures = [picture(extent) for extent in extents]
+        together = MEDCLIP.shape(pictures)
+        assert together.shape == (len(pictures), 224, 224)
+        for position, one in enumerate(pictures):
+            assert torch.equal(together[position], MEDCLIP.shape([one])[0])
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=6))
+    def test_of_any_extents(self, extents: list[tuple[int, int]]) -> None:
+        pictures = [picture(extent) for extent in extents]
+        for found, one in zip(SMALL.shape(pictures), pictures, strict=True):
+            assert torch.equal(found, reference(SMALL, padded(one, 16)))
+
+    def test_the_pictures_that_were_given_stay_as_they_were(self) -> None:
+        one = picture((30, 20))
+        before = one.copy()
+        MEDCLIP.shape([one])
+        assert np.array_equal(one, before)
 
 
 class TestNormalise:

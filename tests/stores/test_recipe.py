@@ -46,6 +46,8 @@ CHANGES: list[tuple[dict[str, Any], Difference]] = [
     ({"libraries": {"torch": "2.6.1", "timm": "1.0.15"}}, Difference("library torch", "2.6.0", "2.6.1")),
     ({"libraries": {"torch": "2.6.0"}}, Difference("library timm", "1.0.15", "")),
     ({"libraries": {**RECIPE.libraries, "numpy": "2.0"}}, Difference("library numpy", "", "2.0")),
+    ({"graph": "folded"}, Difference("graph", "eager", "folded")),
+    ({"graph": "folded+compiled"}, Difference("graph", "eager", "folded+compiled")),
     ({"schema": 99}, Difference("schema", str(RECIPE.schema), "99")),
 ]
 
@@ -121,6 +123,7 @@ RECIPES = st.builds(
     device=WORDS,
     batch_size=st.integers(1, 2),
     libraries=st.dictionaries(st.sampled_from(["torch", "timm"]), WORDS, max_size=2),
+    graph=st.sampled_from(["eager", "folded", "compiled"]),
     schema=st.integers(1, 2),
 )
 
@@ -174,6 +177,13 @@ class TestText:
         again = FeatureRecipe.from_json(json.loads(json.dumps(mine.to_json())))
         assert again == mine
         assert again.key == mine.key
+
+    def test_a_graph_of_which_nothing_was_made_is_not_written_so_that_older_keys_stay(self) -> None:
+        assert "graph" not in RECIPE.to_json()
+        assert recipe(graph="eager").key == RECIPE.key
+        older = {name: value for name, value in RECIPE.to_json().items() if name != "graph"}
+        assert FeatureRecipe.from_json(older).graph == "eager"
+        assert recipe(graph="folded").to_json()["graph"] == "folded"
 
     def test_the_ingredients_are_in_the_words_of_the_field(self) -> None:
         assert RECIPE.ingredients == {
