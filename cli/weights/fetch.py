@@ -17,7 +17,7 @@ def fetch(
         typer.Option(
             "--from",
             metavar="FILE[#sha256=HEX]",
-            help="Take this checkpoint instead of the published one; its digest is compared with HEX.",
+            help="Where the published file lies on this machine; its digest is compared with HEX.",
             show_default=False,
         ),
     ] = None,
