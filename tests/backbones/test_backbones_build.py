@@ -18,6 +18,8 @@ from peftbench.backbones.cards import CARDS
 from peftbench.backbones.loading import find_loader, load_encoder, tensors_digest, untrained
 from peftbench.backbones.registry import BackboneSpec, parse_backbone
 
+pytestmark = pytest.mark.slow
+
 Outputs = Mapping[str, torch.Tensor]
 
 WITH_TOKENS = [name for name in NAMES if CARDS[name].outputs[-1].name == "block_cls"]

@@ -30,6 +30,8 @@ from peftbench.backbones.checkpoints import adopt, fetch, locate, obtain
 from peftbench.backbones.download import Remote
 from peftbench.errors import WeightsError, WeightsFolderError
 
+pytestmark = pytest.mark.slow
+
 PLAIN = tensors()
 DATA = torch_bytes(PLAIN)
 

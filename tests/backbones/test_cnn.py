@@ -15,6 +15,8 @@ from peftbench.backbones.registry import parse_backbone
 from peftbench.errors import WeightsError
 from stores.keys import file_digest
 
+pytestmark = pytest.mark.slow
+
 Tensors = dict[str, torch.Tensor]
 
 

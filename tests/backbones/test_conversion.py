@@ -17,6 +17,8 @@ from peftbench.backbones.tensorfile import read_header
 from peftbench.errors import WeightsError
 from stores.keys import file_digest
 
+pytestmark = pytest.mark.slow
+
 ZIPPED = tiny_card(file="tiny.zip", member="inner.bin")
 
 

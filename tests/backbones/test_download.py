@@ -13,6 +13,8 @@ from peftbench.backbones.card import Checkpoint
 from peftbench.backbones.download import Remote, download, is_offline, resolve
 from peftbench.errors import DownloadError
 
+pytestmark = pytest.mark.slow
+
 DATA = noise(2_500_000)
 
 

@@ -11,6 +11,8 @@ from peftbench.backbones.loading import Encoder, find_loader, tensors_digest
 from peftbench.backbones.registry import BackboneSpec
 from peftbench.extraction.engine import Engine, graph_of
 
+pytestmark = pytest.mark.slow
+
 CLOSE = 1e-5
 
 FOLDS = [name for name in NAMES if CARDS[name].folds]

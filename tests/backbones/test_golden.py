@@ -15,6 +15,8 @@ from peftbench.backbones.golden import TOLERANCE, golden_pictures, golden_rows, 
 from peftbench.backbones.loading import Encoder, tensors_digest
 from peftbench.backbones.registry import BackboneSpec
 
+pytestmark = pytest.mark.slow
+
 PICTURES = "84b02a76d570096d17896dbcea5bfef6b1d5b758a44f489aa08423d9fa983f50"
 """SHA-256 of types, extents and values of the golden pictures."""
 

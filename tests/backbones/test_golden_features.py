@@ -12,6 +12,8 @@ from tiny_kit import NAMES, golden_pixels, tiny
 
 from peftbench.backbones.folding import folded
 
+pytestmark = pytest.mark.slow
+
 CLOSE = 1e-5
 """Largest difference, by the largest value: what another processor may change."""
 

@@ -37,6 +37,8 @@ from peftbench.errors import WeightsError
 from peftbench.protocol.progress import Silent
 from stores.keys import file_digest
 
+pytestmark = pytest.mark.slow
+
 NAMES = list(CARDS)
 
 HEADS = ("fc.", "classifier.", "_fc.", "visual.proj", "visual.head.", "visual_projection.")

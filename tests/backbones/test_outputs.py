@@ -11,6 +11,8 @@ from peftbench.backbones.cards import CARDS
 from peftbench.backbones.loading import Encoder, load_encoder
 from peftbench.backbones.registry import parse_backbone
 
+pytestmark = pytest.mark.slow
+
 PICTURES = 2
 
 

@@ -29,6 +29,8 @@ from peftbench.backbones.registry import parse_backbone
 from peftbench.errors import ConfigError, PeftbenchError, UnknownNameError, WeightsError
 from peftbench.imaging.transform import InputTransform
 
+pytestmark = pytest.mark.slow
+
 CLOSE = 1e-5
 
 TIMM = ["test_resnet", "test_vit"]

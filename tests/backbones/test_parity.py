@@ -43,6 +43,8 @@ from peftbench.backbones.loading import find_loader
 from peftbench.backbones.tokens import BLOCKS
 from peftbench.imaging.transform import InputTransform
 
+pytestmark = pytest.mark.slow
+
 CLOSE = 1e-5
 """Largest difference of two float32 computations of the same."""
 

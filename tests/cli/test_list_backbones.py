@@ -10,6 +10,8 @@ from plugin_kit import NAME, install
 from peftbench.backbones.cards import CARDS
 from peftbench.strategies.registry import STRATEGIES
 
+pytestmark = pytest.mark.slow
+
 CARD_KEYS = {
     "name", "title", "family", "architecture", "pretraining", "data", "checkpoint", "licence", "parameters",
     "parameters_with_head", "libraries", "strategies", "extensions", "refused", "bf16_cosine", "channels_last", "folds",

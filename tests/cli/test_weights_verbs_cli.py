@@ -12,6 +12,8 @@ from weights_kit import Server, serving, sha256, tensors, tiny_card, torch_bytes
 
 from peftbench.backbones.cards import CARDS
 
+pytestmark = pytest.mark.slow
+
 DATA = torch_bytes(tensors(rows=300_000))
 
 PROGRAM = """

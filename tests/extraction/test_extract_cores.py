@@ -29,6 +29,8 @@ from stores.errors import StoreDamagedError
 from stores.features import FeatureStore
 from stores.images import ImageStore
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 OUTPUTS = ("embedding", "stages")
 

@@ -25,6 +25,8 @@ from peftbench.extraction.several import parts_of
 from peftbench.protocol.workspace import Workspace
 from stores.images import SHARD_ROWS
 
+pytestmark = pytest.mark.slow
+
 TWO = "cpu,cpu"
 
 Rows = dict[str, npt.NDArray[np.floating]]

@@ -19,6 +19,8 @@ from peftbench.protocol.workspace import Workspace
 from stores.errors import NotFiniteError, StoreMismatchError
 from stores.features import FeatureStore
 
+pytestmark = pytest.mark.slow
+
 Rows = dict[str, npt.NDArray[np.floating]]
 
 

@@ -20,6 +20,8 @@ from peftbench.extraction.extract import extract
 from peftbench.protocol.workspace import Workspace
 from stores.keys import file_digest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:

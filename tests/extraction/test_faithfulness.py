@@ -18,6 +18,8 @@ from peftbench.imaging.decode import PixelPolicy, canonical_pixels
 from peftbench.protocol.results import FidelityRow
 from peftbench.protocol.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 PRECISION = "bf16 against fp32"
 STORE = "image store against raw file"
 

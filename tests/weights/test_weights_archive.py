@@ -21,6 +21,8 @@ from peftbench.backbones.cache import MODEL_FILE, RECORD_FILE
 from peftbench.backbones.cards import CARDS
 from peftbench.errors import ConfigError, UnknownNameError, WeightsError, WeightsFolderError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def archive(folder: Path, tmp_path: Path) -> Path:

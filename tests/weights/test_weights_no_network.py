@@ -10,6 +10,8 @@ from archive_kit import adopt
 
 from peftbench import weights
 
+pytestmark = pytest.mark.slow
+
 CLOSED = """
 import socket, sys
 
