@@ -23,7 +23,7 @@ REMEMBERED = 60.0
 
 
 @contextmanager
-def library_downloads() -> Iterator[None]:
+def downloads_by_libraries() -> Iterator[None]:
     """While a library may download: its messages go to stderr, and where the hub is out of reach nothing asks it."""
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or is_offline() or not _answers(int(time.monotonic() // REMEMBERED))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from peftbench.backbones.loading import StateDict, load_strictly
-from peftbench.backbones.own_hub import library_downloads, told_by
+from peftbench.backbones.own_hub import downloads_by_libraries, told_by
 from peftbench.errors import ConfigError, UnknownNameError, WeightsError, unknown_name
 from peftbench.imaging.transform import InputTransform, interpolation_of
 
@@ -59,7 +59,7 @@ class TimmModel:
         """
         try:
             # With its classifier: without it timm forgives whatever else is missing.
-            with library_downloads():
+            with downloads_by_libraries():
                 whole: nn.Module = timm.create_model(self.name, pretrained=True)
         except Exception as error:
             raise WeightsError(

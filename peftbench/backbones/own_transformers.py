@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PretrainedCo
 
 from peftbench.backbones import transformer
 from peftbench.backbones.loading import StateDict, refuse_faults
-from peftbench.backbones.own_hub import library_downloads, told_by
+from peftbench.backbones.own_hub import downloads_by_libraries, told_by
 from peftbench.errors import ConfigError, WeightsError
 from peftbench.imaging.transform import InputTransform, Interpolation, interpolation_of
 from stores.keys import digest_of
@@ -119,7 +119,7 @@ class TransformersModel:
     def _asked(self, what: Any, **options: Any) -> Any:
         is_here = Path(self.name).is_dir()
         try:
-            with nullcontext() if is_here else library_downloads():
+            with nullcontext() if is_here else downloads_by_libraries():
                 return what.from_pretrained(self.name, trust_remote_code=False, **options)
         except (OSError, ValueError) as error:
             raise WeightsError(

@@ -595,7 +595,7 @@ class TestOffline:
 
 
 def raising() -> None:
-    with own_hub.library_downloads():
+    with own_hub.downloads_by_libraries():
         assert constants.HF_HUB_OFFLINE is True
         raise ZeroDivisionError
 
@@ -607,19 +607,19 @@ class TestHub:
 
     def test_where_it_answers_the_libraries_may_ask_it(self, hub: Session) -> None:
         hub.answers = True
-        with own_hub.library_downloads():
+        with own_hub.downloads_by_libraries():
             assert constants.HF_HUB_OFFLINE is False
 
     @pytest.mark.parametrize("name", ["PEFTBENCH_OFFLINE", "HF_HUB_OFFLINE"])
     def test_unless_the_user_forbids_it(self, hub: Session, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         hub.answers = True
         monkeypatch.setenv(name, "1")
-        with own_hub.library_downloads():
+        with own_hub.downloads_by_libraries():
             assert constants.HF_HUB_OFFLINE is True
         assert hub.asked == []
 
     def test_what_a_library_prints_goes_to_stderr(self, capsys: pytest.CaptureFixture[str]) -> None:
-        with own_hub.library_downloads():
+        with own_hub.downloads_by_libraries():
             sys.stdout.write("Downloading")
         assert capsys.readouterr() == ("", "Downloading")
 
