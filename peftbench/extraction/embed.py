@@ -1,7 +1,7 @@
 """The loop: pictures are read, shaped and embedded a batch at a time, and their rows committed every few seconds.
 
 On the processor every core works on a batch of its own, from reading to the forward pass: cores that share one forward
-pass wait for each other at every layer. On a GPU a thread reads and shapes ahead, and an answer is fetched while the
+pass wait for each other at every layer. On a GPU a few threads read and shape ahead, and an answer is fetched while the
 next batch is being computed.
 """
 

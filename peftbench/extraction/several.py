@@ -8,7 +8,6 @@ import contextlib
 import itertools
 import multiprocessing
 import signal
-import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -67,7 +66,6 @@ class Failure(NamedTuple):
 
     device: str
     sentence: str
-    trace: str
 
 
 def parts_of(pictures: ImageStore, images: Sequence[str], count: int) -> list[list[str]]:
@@ -179,7 +177,7 @@ def _work(job: Job, line: Connection) -> None:
     except Exception as error:  # noqa: BLE001 - it is told to the other process
         sentence = " ".join(str(error).split()) or type(error).__name__
         with contextlib.suppress(OSError):
-            line.send(Failure(job.device, sentence, traceback.format_exc()))
+            line.send(Failure(job.device, sentence))
 
 
 def _rows_of(job: Job) -> Iterator[Rows]:

@@ -148,9 +148,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def fresh_cards() -> Iterator[None]:
-    own._card_of.cache_clear()
+    own.own_card.cache_clear()
     yield
-    own._card_of.cache_clear()
+    own.own_card.cache_clear()
 
 
 @torch.inference_mode()
