@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peftbench.backbones import registry
 from peftbench.backbones.card import BackboneCard
 from peftbench.backbones.cards import CARDS
 from peftbench.backbones.registry import BackboneSpec, all_cards, get_card, own_library, parse_backbone
@@ -241,6 +242,17 @@ class TestOwnNames:
         (tmp_path / "one" / "tiny" / "config.json").write_text("3")
         assert parse_backbone(f"hf:{tmp_path / 'one' / 'tiny'}").name not in {one, two}
 
+    def test_its_files_are_read_once_however_often_it_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "config.json").write_text("{}")
+        read: list[Path] = []
+        monkeypatch.setattr(registry, "file_digest", lambda path: read.append(path) or "0" * 64)
+        spec = parse_backbone(f"hf:{tmp_path}")
+        assert spec.name == spec.name
+        assert spec.name in spec.title
+        assert read == [tmp_path / "config.json"]
+
     def test_a_folder_that_is_not_there(self) -> None:
         with pytest.raises(WeightsError, match=r"there is no folder \./nowhere: expected one that save"):
             _ = parse_backbone("hf:./nowhere").name
@@ -294,6 +306,14 @@ class TestFile:
         spec = parse_backbone(f"resnet18@file:{checkpoint}#sha256=00000000")
         found = file_digest(checkpoint)[:8]
         with pytest.raises(WeightsError, match=rf"starts with {found}, expected 00000000: it is another file"):
+            spec.checked_file()
+
+    def test_one_that_changes_after_it_was_named_is_refused(self, checkpoint: Path) -> None:
+        """Its features would stand under the label of another."""
+        spec = parse_backbone(f"resnet18@file:{checkpoint}")
+        assert spec.checked_file() == checkpoint
+        checkpoint.write_bytes(b"other")
+        with pytest.raises(WeightsError, match="has changed while it was being read: run the command again"):
             spec.checked_file()
 
     def test_a_file_that_changed_since_it_was_named(self, checkpoint: Path) -> None:
