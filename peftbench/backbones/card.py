@@ -75,7 +75,7 @@ class BackboneCard(BaseModel):
         licence: of the weights.
         parameters: of the encoder, without a head.
         parameters_with_head: with the layers it was published with (classifier, projection); equal to `parameters`
-            where it has none.
+            where it has none, and where nobody counted: of models of the user's own.
         outputs: tensors of one forward pass that are stored, the embedding first.
         transform: canonical pixels to input.
         loader: `module:attribute`; called without arguments, it answers the `Loader`.

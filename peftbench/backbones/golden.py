@@ -115,10 +115,12 @@ def _is_entry(value: Any) -> bool:
     """Whether another program, or a crash, left what this one would have written."""
     if not isinstance(value, dict) or not isinstance(value.get("libraries"), dict):
         return False
+    # They are shown to the user, and may have come in an archive.
+    shown = [*value["libraries"], *value["libraries"].values(), value.get("recorded")]
+    if not all(isinstance(each, str) and each.isprintable() for each in shown):
+        return False
     try:
         rows = np.asarray(value["rows"], dtype=np.float32)
     except (KeyError, TypeError, ValueError):
         return False
-    return (
-        rows.ndim == 2 and bool(np.isfinite(rows).all()) and bool(rows.any()) and isinstance(value.get("recorded"), str)
-    )
+    return rows.ndim == 2 and bool(np.isfinite(rows).all()) and bool(rows.any())

@@ -8,7 +8,7 @@ from pydantic import Field
 from peftbench.backbones.card import BackboneCard
 from peftbench.backbones.locating import locate
 from peftbench.backbones.plugins import plugged_in
-from peftbench.backbones.registry import BackboneSpec, all_cards, parse_backbone
+from peftbench.backbones.registry import all_cards, parse_backbone
 from peftbench.cohorts.registry import COHORTS, TASKS
 from peftbench.errors import WeightsError, unknown_name
 from peftbench.probing.registry import CONTROLS, PROBES
@@ -110,7 +110,7 @@ def _backbones() -> list[dict[str, Any]]:
             "transform": str(card.transform),
             "licence": card.licence,
             "source": card.source,
-            "weights": _state(card),
+            "weights": _weights(card)["weights"],
             "notes": card.notes,
         }
         for card in all_cards().values()
@@ -118,30 +118,23 @@ def _backbones() -> list[dict[str, Any]]:
 
 
 def _whole_card(name: str) -> dict[str, Any]:
-    spec: BackboneSpec = parse_backbone(name)
-    card = spec.card
-    value = {**card.to_json(), "weights": _state(card)}
+    card = parse_backbone(name).card
+    return {**card.to_json(), **_weights(card)}
+
+
+def _weights(card: BackboneCard) -> dict[str, Any]:
+    """Whether the pretrained weights are on this machine, and what is recorded of them; asks no network."""
     if card.checkpoint is None:
-        return value
+        return {"weights": "by the library" if card.found_by else "none"}
     try:
         found = locate(card)
     except WeightsError as error:
-        return {**value, "fault": str(error)}
-    record = found.record if found is not None else None
-    if record is not None:
-        value |= {"weights_sha256": record.source_sha256, "revision": record.revision, "fetched": record.fetched}
-    return value
-
-
-def _state(card: BackboneCard) -> str:
-    """Whether the pretrained weights are on this machine; asks no network."""
-    if card.checkpoint is None:
-        return "by the library" if card.found_by else "none"
-    try:
-        found = locate(card)
-    except WeightsError:
-        return "damaged"
-    return "absent" if found is None else "here"
+        return {"weights": "damaged", "fault": str(error)}
+    if found is None or found.record is None:
+        return {"weights": "absent" if found is None else "here"}
+    record = found.record
+    facts = {"weights_sha256": record.source_sha256, "revision": record.revision, "fetched": record.fetched}
+    return {"weights": "here", **facts}
 
 
 def _strategies() -> list[dict[str, Any]]:

@@ -191,6 +191,9 @@ class TestRemember:
             b'{"schema": 1, "entries": [{"weights": "WEIGHTS", "libraries": {}, "rows": [[NaN]], "recorded": "2026"}]}',
             b'{"schema": 1, "entries": [{"weights": "WEIGHTS", "libraries": {}, "rows": [[0.0]], "recorded": "2026"}]}',
             b'{"schema": 1, "entries": [{"weights": "WEIGHTS", "libraries": {}, "rows": [[1]], "recorded": 3}]}',
+            b'{"schema": 1, "entries": [{"weights": "WEIGHTS", "libraries": {"torch": "\\u001b[2J"}, "rows": [[1]], '
+            b'"recorded": "2026"}]}',
+            b'{"schema": 1, "entries": [{"weights": "WEIGHTS", "libraries": {"a": 1}, "rows": [[1]], "recorded": ""}]}',
         ],
     )  # fmt: skip
     def test_a_damaged_file_is_begun_anew(self, folder: Path, versions: dict[str, str], content: bytes) -> None:
