@@ -59,8 +59,12 @@ def _short(column: str, value: Any) -> Any:
 
 
 def _card(entry: dict[str, Any]) -> Table:
-    """One entry, a line a fact; what is empty is left out."""
-    rows = [(key.replace("_", " "), _cell(value)) for key, value in entry.items() if value not in (None, "", [], {})]
+    """One entry, a line a fact; what is empty is left out, and of the checkpoint what its source does not say."""
+    facts = {key: value for key, value in entry.items() if value not in (None, "", [], {}, False)}
+    if checkpoint := facts.pop("checkpoint", None):
+        published = {"revision": checkpoint["revision"], "published_sha256": checkpoint["sha256"]}
+        facts = {**facts, **{key: value for key, value in published.items() if value and key not in facts}}
+    rows = [(key.replace("_", " "), "yes" if value is True else _cell(value)) for key, value in facts.items()]
     return Table("", ("", entry["name"]), rows, whole=("",))
 
 
