@@ -17,7 +17,7 @@ from common import Figure, arguments, interleaved, median_ratio, show
 
 import peftbench
 from peftbench.cohorts.registry import get_cohort
-from peftbench.cohorts.table import read_rows
+from peftbench.cohorts.rows import read_rows
 from peftbench.extraction.extract import open_pictures
 from peftbench.imaging.decode import PixelPolicy, canonical_pixels
 from peftbench.imaging.loading import shuffled

@@ -32,7 +32,7 @@ def list_names(
     name: Annotated[
         str | None, typer.Argument(help="Only this one, with all that is known of it.", show_default=False)
     ] = None,
-    workspace: WorkspaceOption = DEFAULT_WORKSPACE,  # noqa: ARG001 - every verb takes it
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -40,7 +40,7 @@ def list_names(
     with reported(debug=debug):
         import peftbench
 
-        listing = peftbench.list(kind.value, name)
+        listing = peftbench.list(kind.value, name, workspace=workspace)
         table = _table(kind.value, listing.entries) if name is None else _card(listing.entries[0])
         answer(listing.to_json(), as_json=as_json, table=table)
         for fault in listing.faults:

@@ -13,6 +13,7 @@ from cli.phantom import phantom
 from cli.prepare import prepare
 from cli.probe import probe
 from cli.report import report
+from cli.splits import app as splits
 from cli.store import app as store
 from cli.weights import app as weights
 
@@ -30,6 +31,7 @@ app.command("extract")(extract)
 app.command("fidelity")(fidelity)
 app.command("probe")(probe)
 app.command("report")(report)
+app.add_typer(splits)
 app.add_typer(store)
 app.add_typer(weights)
 app.command("list")(list_names)

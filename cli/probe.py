@@ -15,6 +15,13 @@ def probe(
         typer.Option("--backbone", help="Name of an extracted backbone; may be repeated.", show_default=False),
     ] = None,
     probe: Annotated[str, typer.Option("--probe", help="Which probe: see `peftbench list probes`.")] = "logistic",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="5-fold, LOCO (leave one centre out), hold-out, or the name of an imported split.",
+            show_default="the task's own",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the division into folds.")] = 0,
     features: Annotated[
         str | None,
@@ -36,6 +43,7 @@ def probe(
                 backbone or [],
                 workspace=workspace,
                 probe=probe,
+                split=split,
                 seed=seed,
                 features=features,
                 control=control,
@@ -47,6 +55,7 @@ def probe(
                 each.task,
                 each.backbone,
                 each.probe,
+                each.scheme,
                 str(each.folds),
                 spread(each.mcc_mean, each.mcc_std),
                 spread(each.pr_auc_mean, each.pr_auc_std),
@@ -54,6 +63,6 @@ def probe(
             )
             for each in result.results
         ]
-        columns = ("task", "backbone", "probe", ">folds", ">MCC", ">PR-AUC", ">prevalence")
+        columns = ("task", "backbone", "probe", "split", ">folds", ">MCC", ">PR-AUC", ">prevalence")
         title = "mean ± standard deviation over folds; folds are divided by patient"
         answer(result.to_json(), as_json=as_json, table=Table(title, columns, rows))

@@ -1,7 +1,7 @@
 """Which pretrained model, adapted how, predicts the outcome of your chest X-rays best, and is the difference real?
 
 Every verb of the command line is a function here: `phantom`, `prepare`, `extract`, `probe`, `report`, `list`, `doctor`,
-those of `peftbench store` in `peftbench.store`, those of `peftbench weights` in `peftbench.weights`.
+those of the groups `splits`, `store` and `weights` in `peftbench.splits`, `peftbench.store` and `peftbench.weights`.
 Importing the package imports nothing heavy; torch is needed by `extract` alone.
 """
 
@@ -9,9 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from peftbench import store, weights
+    from peftbench import splits, store, weights
     from peftbench.benchmark.catalogue import list_names as list  # noqa: A004 - the verb's name
     from peftbench.benchmark.doctor import doctor
+    from peftbench.cohorts.describe import describe
     from peftbench.cohorts.generate import phantom
     from peftbench.cohorts.prepare import prepare
     from peftbench.errors import PeftbenchError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PeftbenchError",
+    "describe",
     "doctor",
     "extract",
     "fidelity",
@@ -30,12 +32,14 @@ __all__ = [
     "prepare",
     "probe",
     "report",
+    "splits",
     "store",
     "weights",
 ]
 
 _HOMES = {
     "PeftbenchError": ("peftbench.errors", "PeftbenchError"),
+    "describe": ("peftbench.cohorts.describe", "describe"),
     "doctor": ("peftbench.benchmark.doctor", "doctor"),
     "extract": ("peftbench.extraction.extract", "extract"),
     "fidelity": ("peftbench.extraction.faithfulness", "fidelity"),
@@ -51,7 +55,7 @@ _MODELS = {"torch", "torchvision", "timm"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"store", "weights"}:
+    if name in {"splits", "store", "weights"}:
         return importlib.import_module(f"peftbench.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'peftbench' has no attribute {name!r}")

@@ -40,6 +40,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def source_key(content: str, policy: str) -> str:
+    """What an image store looks up: the digest of a file's bytes (by their own digest) under a pixel policy."""
+    return digest_of(["source", content, policy])
+
+
 def pixels_digest(pixels: npt.NDArray[np.uint8]) -> str:
     """SHA-256 (64 hexadecimal characters) of a canonical picture: its shape and its bytes.
 

@@ -1,5 +1,6 @@
 """The results table: one row a record, each set against the control of its task."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -78,7 +79,20 @@ def gain(record: Record, control: Record) -> Interval:
     ours, theirs = (_by_fold(each) for each in (record, control))
     shared = sorted(ours.keys() & theirs.keys())
     differences = [ours[cell] - theirs[cell] for cell in shared]
-    return corrected_interval(differences, ratio_of_test_to_train(record.config.folds))
+    return corrected_interval(differences, ratio_of_parts(record))
+
+
+def ratio_of_parts(record: Record) -> float:
+    """Size of a test part by size of a training part, in units (patients), as the correction of intervals needs it.
+
+    Of k-fold it follows from the number of folds. Of other splits it is the mean size of the test parts by that of the
+    training parts, as the record tells them; NaN (and so no interval) where it does not.
+    """
+    if record.config.scheme == "k-fold":
+        return ratio_of_test_to_train(record.config.folds)
+    units = record.provenance.get("split", {}).get("units", {})
+    train = sum(units.get("train", []))
+    return sum(units["test"]) / train if train else math.nan
 
 
 def _by_fold(record: Record) -> dict[tuple[int, int], float]:

@@ -1,5 +1,6 @@
 """The verb `list`: everything that can be named on the command line. Imports nothing heavy."""
 
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -9,10 +10,12 @@ from peftbench.backbones.card import BackboneCard
 from peftbench.backbones.locating import locate
 from peftbench.backbones.plugins import plugged_in
 from peftbench.backbones.registry import all_cards, parse_backbone
-from peftbench.cohorts.registry import COHORTS, TASKS
+from peftbench.cohorts.declaration import Cohort
+from peftbench.cohorts.registry import known_cohorts, known_tasks
 from peftbench.errors import WeightsError, unknown_name
 from peftbench.probing.registry import CONTROLS, PROBES
 from peftbench.protocol.results import Result
+from peftbench.protocol.workspace import Workspace
 from peftbench.strategies.registry import STRATEGIES
 
 Kind = Literal["cohorts", "tasks", "backbones", "strategies", "probes"]
@@ -41,13 +44,14 @@ class Listing(Result):
         return pd.DataFrame(self.entries)
 
 
-def list_names(kind: Kind, name: str | None = None) -> Listing:
+def list_names(kind: Kind, name: str | None = None, *, workspace: str | Path | Workspace | None = None) -> Listing:
     """Everything of a kind that can be named: cohorts, tasks, backbones, strategies or probes.
 
     Args:
         kind: what to list.
         name: only this one. Of a backbone that is the whole card, also of a model that is not registered
             (`timm:resnet50`).
+        workspace: whose own cohorts are listed as well; by default PEFTBENCH_WORKSPACE, else `./workspace`.
 
     Raises:
         UnknownNameError: there is no such kind, or nothing of that name.
@@ -57,7 +61,8 @@ def list_names(kind: Kind, name: str | None = None) -> Listing:
     if kind == "backbones":
         faults = list(plugged_in().faults)
         return Listing(kind=kind, entries=_backbones() if name is None else [_whole_card(name)], faults=faults)
-    entries = _ENTRIES[kind]()
+    place = Workspace.at(workspace)
+    entries = {"cohorts": _cohorts, "tasks": _tasks}[kind](place) if kind in ("cohorts", "tasks") else _ENTRIES[kind]()
     if name is not None:
         by_name = {each["name"]: each for each in entries}
         if name not in by_name:
@@ -67,21 +72,28 @@ def list_names(kind: Kind, name: str | None = None) -> Listing:
     return Listing(kind=kind, entries=entries)
 
 
-def _cohorts() -> list[dict[str, Any]]:
+def _cohorts(place: Workspace) -> list[dict[str, Any]]:
     return [
         {
             "name": cohort.name,
             "title": cohort.title,
             "tasks": [task.name for task in cohort.tasks],
-            "raw": f"the folder that holds {cohort.table}",
+            "raw": _raw(cohort),
             "licence": cohort.licence,
             "source": cohort.source,
         }
-        for cohort in COHORTS.values()
+        for cohort in known_cohorts(place).values()
     ]
 
 
-def _tasks() -> list[dict[str, Any]]:
+def _raw(cohort: Cohort) -> str:
+    if cohort.name == "phantom":
+        return "nothing: it is generated"
+    also = f" and the index {cohort.index}" if cohort.index is not None else ""
+    return f"the folder that holds {cohort.table}{also}"
+
+
+def _tasks(place: Workspace) -> list[dict[str, Any]]:
     return [
         {
             "name": task.name,
@@ -92,7 +104,7 @@ def _tasks() -> list[dict[str, Any]]:
             "scheme": task.scheme,
             "caveat": task.caveat,
         }
-        for task in TASKS.values()
+        for task in known_tasks(place).values()
     ]
 
 
@@ -147,8 +159,6 @@ def _probes() -> list[dict[str, Any]]:
 
 
 _ENTRIES = {
-    "cohorts": _cohorts,
-    "tasks": _tasks,
     "strategies": _strategies,
     "probes": _probes,
 }

@@ -1,29 +1,50 @@
 """A cohort's card: what a reader should know before believing a score on it."""
 
+import json
 from collections import Counter
 from typing import Any
 
 import pandas as pd
 
 from peftbench.cohorts.declaration import Cohort
-from peftbench.imaging.decode import PixelPolicy
+from peftbench.cohorts.rows import RawRows
+from peftbench.errors import NotPreparedError
+from peftbench.imaging.policy import PixelPolicy
 from peftbench.protocol.manifest import Manifest
-from peftbench.protocol.tasks import EmptyTaskError, Task, rows_of
+from peftbench.protocol.tasks import EmptyTaskError, Task, TaskRows, rows_of
+from peftbench.protocol.workspace import Workspace
+from stores.images import ImageStore
 
-CARD_SCHEMA = 1
+CARD_SCHEMA = 2
+
+MANY_CENTERS = 30
+"""Centres above which a task's card counts them instead of listing them."""
+
+
+def flow_of(rows: RawRows, rejected: list[str], images: int) -> dict[str, Any]:
+    """The flow of exclusions from the raw rows to the manifest: each step with its count."""
+    return {
+        "source": rows.source,
+        "further_files": rows.added,
+        "left_out": {each.reason: each.images for each in rows.left_out},
+        "rejected": dict(sorted(Counter(rejected).items())),
+        "images": images,
+        "notes": rows.notes,
+    }
 
 
 def cohort_card(
-    declared: Cohort, manifest: Manifest, rejected: list[str], policy: PixelPolicy, image_store: str
+    declared: Cohort, manifest: Manifest, flow: dict[str, Any], policy: PixelPolicy, image_store: str, key: str = ""
 ) -> dict[str, Any]:
     """Counts, exclusions and views by label of a prepared cohort, as JSON's types.
 
     Args:
         declared: the cohort.
         manifest: its table.
-        rejected: the reason of each file that was left out; their names stay with the raw data.
+        flow: of exclusions, from `flow_of`.
         policy: how its files became pixels.
         image_store: name of the image store's folder.
+        key: fingerprint of the key of its pseudonyms; empty where they have none.
     """
     frame = manifest.frame
     return {
@@ -36,12 +57,30 @@ def cohort_card(
         "images": len(frame),
         "patients": int(frame["patient_id"].nunique()),
         "centers": {str(name): int(count) for name, count in frame["center"].value_counts().sort_index().items()},
-        "rejected": dict(sorted(Counter(rejected).items())),
+        "flow": flow,
+        "rejected": flow["rejected"],
         "shared_between_patients": shared_between_patients(manifest),
         "policy": policy.recipe,
+        "pixels": policy.model_dump(),
         "image_store": image_store,
+        "key": key,
         "tasks": {task.name: _task_card(task, manifest) for task in declared.tasks},
     }
+
+
+def open_pictures(place: Workspace, cohort: str) -> ImageStore:
+    """The image store that the cohort's card names.
+
+    Raises:
+        NotPreparedError: the card is missing or damaged.
+    """
+    try:
+        name = str(json.loads(place.card(cohort).read_text())["image_store"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NotPreparedError(
+            f"the card {place.card(cohort)} cannot be read ({error}): run `peftbench prepare {cohort} --raw DIR` again"
+        ) from error
+    return ImageStore.open(place.images(cohort, name))
 
 
 def shared_between_patients(manifest: Manifest) -> int:
@@ -50,12 +89,21 @@ def shared_between_patients(manifest: Manifest) -> int:
     return len(set(owners[owners.duplicated()]))
 
 
+def by_event(rows: TaskRows, column: str) -> dict[str, dict[str, int]]:
+    """Images with and without the event, by the values of a column of the manifest."""
+    counts = pd.crosstab(rows.frame[column].fillna("unknown"), rows.frame["event"])
+    return {
+        str(value): {"event": int(row.get(1, 0)), "no event": int(row.get(0, 0))} for value, row in counts.iterrows()
+    }
+
+
 def _task_card(task: Task, manifest: Manifest) -> dict[str, Any]:
     try:
         rows = rows_of(task, manifest)
     except EmptyTaskError as error:
-        return {"question": task.question, "images": 0, "note": str(error)}
-    views = pd.crosstab(rows.frame["view"].fillna("unknown"), rows.frame["event"])
+        excluded = {each.reason: each.images for each in error.exclusions if each.images}
+        return {"question": task.question, "images": 0, "note": str(error), "excluded": excluded}
+    centers = by_event(rows, "center")
     return {
         "question": task.question,
         "caveat": task.caveat,
@@ -65,7 +113,6 @@ def _task_card(task: Task, manifest: Manifest) -> dict[str, Any]:
         "event_patients": rows.event_patients,
         "prevalence": rows.prevalence,
         "excluded": {each.reason: each.images for each in rows.exclusions},
-        "views": {
-            str(view): {"event": int(row.get(1, 0)), "no event": int(row.get(0, 0))} for view, row in views.iterrows()
-        },
+        "views": by_event(rows, "view"),
+        "centers": centers if len(centers) <= MANY_CENTERS else {f"{len(centers)} centres": {}},
     }

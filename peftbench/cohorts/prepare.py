@@ -1,46 +1,45 @@
-"""The verb `prepare`: a raw download to a manifest and an image store."""
+"""The verb `prepare`: a raw download, or anybody's own table and images, to a manifest and an image store."""
 
-import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from peftbench.cohorts.card import cohort_card, shared_between_patients
-from peftbench.cohorts.declaration import Cohort
-from peftbench.cohorts.registry import get_cohort
-from peftbench.cohorts.table import RawRows, Rejection, file_names, read_rows
-from peftbench.errors import ConfigError, DecodeError, RawDataError
-from peftbench.imaging.decode import PixelPolicy, canonical_pixels
-from peftbench.protocol.manifest import Manifest, pseudonym, source_digest
+from peftbench.cohorts.card import by_event, cohort_card, flow_of, shared_between_patients
+from peftbench.cohorts.crew import workers_or_default
+from peftbench.cohorts.declaration import SECRET, Cohort
+from peftbench.cohorts.decoding import store_pictures
+from peftbench.cohorts.harmonise import harmonise
+from peftbench.cohorts.ledger import Ledger
+from peftbench.cohorts.registry import COHORTS, get_cohort, known_cohorts
+from peftbench.cohorts.rows import FILE, RawRows, Rejection, read_rows
+from peftbench.cohorts.secrets import KEY_FILE, Pseudonyms, fingerprint_of, published, with_key
+from peftbench.errors import ConfigError, RawDataError
+from peftbench.imaging.policy import PixelPolicy, as_policy
+from peftbench.imaging.reading import Picture
+from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.progress import Progress, Silent, patience
 from peftbench.protocol.results import PrepareResult, RejectedFile, TaskCounts
-from peftbench.protocol.tasks import EmptyTaskError, rows_of
+from peftbench.protocol.tasks import EmptyTaskError, Task, rows_of
 from peftbench.protocol.workspace import Workspace
 from stores.atomic import write_atomic
-from stores.images import SHARD_ROWS, ImageStore
+from stores.images import ImageStore
 from stores.keys import canonical_json
 
 
-class Picture(NamedTuple):
-    """What became of one raw file: digests (and pixels, if they are new), or a reason why not."""
-
-    file_digest: str
-    source: str
-    pixels: npt.NDArray[np.uint8] | None
-    fault: str
-
-
 def prepare(
-    cohort: str,
+    cohort: str | Cohort,
     raw: str | Path | None = None,
     *,
     workspace: str | Path | Workspace | None = None,
-    policy: PixelPolicy | None = None,
+    policy: str | PixelPolicy | None = None,
+    side: int | None = None,
+    max_rejected: float | None = None,
+    workers: int | None = None,
+    key_file: str | Path | None = None,
+    reread: bool = False,
     progress: Progress | None = None,
 ) -> PrepareResult:
     """Bring a raw download into the workspace: manifest, image store and the cohort's card.
@@ -49,165 +48,285 @@ def prepare(
     and does not stop the run.
 
     Args:
-        cohort: name of a cohort (`peftbench.list("cohorts")`).
+        cohort: name of a cohort (`peftbench.list("cohorts")`), or the description of one's own (`peftbench.describe`).
         raw: folder of the download. The phantom is generated where none is given.
         workspace: folder that peftbench writes to; by default PEFTBENCH_WORKSPACE, else `./workspace`.
-        policy: how files become pixels; by default min-max to 8 bit, 512 pixels on the long side.
+        policy: how samples become pixels: `minmax` (as the paper), `window`, `percentile`, `equalize`; by default as
+            the last time, the first time `minmax`.
+        side: longest side of the stored pixels, 32 to 4096; larger images are reduced; by default as the last time, the
+            first time 512.
+        max_rejected: share of the rows, 0 to 1, above which the run fails; by default any may be rejected but all.
+        workers: processes that decode; by default one a core.
+        key_file: holds the secret that pseudonyms of one's own patients are made with; by default in the raw folder,
+            drawn where there is none yet.
+        reread: read every file again, also those that the file system says are unchanged.
         progress: who is told how far it is.
 
     Raises:
         UnknownNameError: there is no such cohort.
-        RawDataError: the raw folder is not a download of that cohort, or no image in it can be used.
+        ConfigError: an option is out of its range, or the key is not the one that the cohort was prepared with.
+        RawDataError: the raw folder is not a download of that cohort, no image in it can be used, or too many cannot.
         WorkspaceError: the workspace cannot be written.
     """
-    declared, place = get_cohort(cohort), Workspace.at(workspace)
-    told, policy = progress or Silent(), policy or PixelPolicy()
-    if raw is None and cohort != "phantom":
-        raise ConfigError(f"the cohort {cohort!r} needs --raw DIR: the folder of its download ({declared.source})")
-    if raw is not None:
-        rows = read_rows(declared, Path(raw))
-        place.ensure_writable()
-    else:
-        place.ensure_writable()
-        rows = read_rows(declared, _generate(place, told))
-    return _bring_in(declared, rows, place, policy, told)
+    place, told = Workspace.at(workspace), progress or Silent()
+    declared = get_cohort(cohort, place) if isinstance(cohort, str) else cohort
+    if max_rejected is not None and not 0 <= max_rejected <= 1:
+        raise ConfigError(f"--max-rejected is {max_rejected:g}, expected a share from 0 to 1")
+    crew, pixels = workers_or_default(workers), _policy(policy, side, declared.name, place)
+    if raw is None and declared.name != "phantom":
+        raise ConfigError(
+            f"the cohort {declared.name!r} needs --raw DIR: the folder of its download ({declared.source or 'yours'})"
+        )
+    refuse_taken_names(declared, place)
+    folder = Path(raw) if raw is not None else _generate(place, told)
+    rows = read_rows(declared, folder, told, avoid=place.root)
+    # A value that is not understood is found now, not after hours of decoding, and before anything is written.
+    _try_rules(declared, harmonise(declared, rows.table, published(declared.name)))
+    place.ensure_writable()
+    names = _pseudonyms(declared, folder, key_file, place, told)
+    return _bring_in(declared, rows, place, pixels, names, told, crew, max_rejected=max_rejected, reread=reread)
+
+
+def _policy(policy: str | PixelPolicy | None, side: int | None, cohort: str, place: Workspace) -> PixelPolicy:
+    """What is asked for, and for the rest what the cohort was prepared with."""
+    try:
+        before = PixelPolicy.model_validate(json.loads(place.card(cohort).read_text())["pixels"])
+    except (OSError, ValueError, KeyError, TypeError):
+        before = PixelPolicy()
+    return as_policy(policy if policy is not None else before.name, side if side is not None else before.side)
+
+
+def refuse_taken_names(declared: Cohort, place: Workspace) -> None:
+    """Refuse a description of one's own whose name, or whose tasks' names, mean something else already.
+
+    Raises:
+        ConfigError: they do.
+    """
+    builtin = COHORTS.get(declared.name)
+    if builtin is not None and builtin.title != declared.title:
+        raise ConfigError(f"the name {declared.name!r} is that of {builtin.title}: give your cohort another")
+    others = [each for each in known_cohorts(place).values() if each.name != declared.name]
+    alike = [each.name for each in others if each.name.lower() == declared.name.lower()]
+    if alike:
+        raise ConfigError(f"the name {declared.name!r} differs from the cohort {alike[0]!r} by case only: give another")
+    # Names become folders, and some disks know no case.
+    taken = {task.name.lower(): each.name for each in others for task in each.tasks}
+    for task in declared.tasks:
+        if task.name.lower() in taken:
+            raise ConfigError(
+                f"the task {task.name!r} of cohort {declared.name!r} has the name of a task of "
+                f"{taken[task.name.lower()]!r}: give it another"
+            )
+
+
+def _try_rules(declared: Cohort, canonical: pd.DataFrame) -> None:
+    """Refuse rules of tasks that the columns do not bear, before anything is decoded."""
+    for task in declared.tasks:
+        for rule in task.rules:
+            if rule.column not in canonical.columns:
+                continue
+            try:
+                rule.keeps(canonical)
+            except TypeError as error:
+                raise ConfigError(
+                    f"a rule of the task {task.name!r} compares {rule.column!r} with a number, and it holds text: "
+                    "describe it as `kind: number`, or use `values`"
+                ) from error
 
 
 def _generate(place: Workspace, told: Progress) -> Path:
     from peftbench.cohorts.synthesis import PhantomConfig, write_phantom  # noqa: PLC0415 - scipy.ndimage is slow to load
 
+    place.ensure_writable()
     config = PhantomConfig()
     told.note(f"no --raw given: generating the phantom of {config.patients} patients")
     return write_phantom(place.raw("phantom"), config, told)
 
 
-def _bring_in(declared: Cohort, rows: RawRows, place: Workspace, policy: PixelPolicy, told: Progress) -> PrepareResult:
-    # Of all rows, before files are looked at: a label may stand in the row of an unreadable picture.
-    canonical = _harmonised(declared, rows)
+def _pseudonyms(declared: Cohort, raw: Path, key: str | Path | None, place: Workspace, told: Progress) -> Pseudonyms:
+    if declared.identifiers != SECRET:
+        return published(declared.name)
+    path = Path(key) if key is not None else raw / KEY_FILE
+    if path.resolve().is_relative_to(place.root.resolve()):
+        raise ConfigError(f"the key {path} would lie in the workspace: keep it elsewhere, with --key-file FILE")
+    before = fingerprint_of(declared.name, place)
+    # A manifest whose card is lost or damaged had a key as well.
+    known = bool(before) or place.manifest(declared.name).exists()
+    if known and not path.exists():
+        raise ConfigError(
+            f"the key of {declared.name}'s pseudonyms is not at {path}: give the file that it was prepared with by "
+            f"--key-file FILE, or delete {place.cohort(declared.name)} to begin anew with other pseudonyms"
+        )
+    if not path.exists():
+        told.note(f"drawing a secret key for pseudonyms: {path}; without it this cohort cannot be prepared again")
+    names = with_key(declared.name, path)
+    if before and before != names.fingerprint:
+        raise ConfigError(
+            f"the key in {path} is not the one that {declared.name} was prepared with: give that one with --key-file "
+            f"FILE, or delete {place.cohort(declared.name)} to begin anew with other pseudonyms"
+        )
+    return names
+
+
+def _bring_in(
+    declared: Cohort,
+    rows: RawRows,
+    place: Workspace,
+    policy: PixelPolicy,
+    names: Pseudonyms,
+    told: Progress,
+    workers: int,
+    *,
+    max_rejected: float | None,
+    reread: bool,
+) -> PrepareResult:
+    canonical = harmonise(declared, rows.table, names)
     folder = place.images(declared.name, policy.digest)
     store = ImageStore.create(folder, policy.recipe, policy.side, patience(told))
-    pictures = _store_pictures(store, rows, policy, told)
-    rejected = [*rows.rejected, *_unreadable(declared, rows, pictures)]
-    if all(picture.fault for picture in pictures):
-        first = f"; the first, {rejected[0].file}: {rejected[0].reason}" if rejected else ""
-        raise RawDataError(
-            f"none of the {len(pictures) + len(rows.rejected)} images of {declared.name} can be used{first}: "
-            "check the folder given with --raw"
-        )
-    manifest = _manifest(declared, rows, canonical, pictures, store)
-    result = _result(declared, manifest, rejected)
+    ledger = Ledger(place.ledger(declared.name), names, trusted=not reread)
+    pictures = store_pictures(store, rows.table[FILE].tolist(), rows.files, policy, ledger, told, workers)
+    rejected = [*rows.rejected, *_unreadable(rows, pictures)]
+    _refuse_too_many(declared, rows, rejected, names, max_rejected)
+    manifest = _manifest(declared, rows, canonical, pictures, store, names)
     shared = shared_between_patients(manifest)
     if shared:
         told.note(
             f"{shared} images stand under several patients with the same pixels: a split by patient cannot keep "
-            "them apart; look at them before believing a score"
+            "them apart; `peftbench splits audit TASK` lists them, and can group their patients"
         )
-    # The manifest comes last: a cohort is prepared when it has one.
-    card = cohort_card(declared, manifest, [each.reason for each in rejected], policy, folder.name)
+    _write(declared, rows, place, manifest, rejected, policy, names, folder.name)
+    return _result(declared, rows, manifest, rejected, names)
+
+
+def _write(
+    declared: Cohort,
+    rows: RawRows,
+    place: Workspace,
+    manifest: Manifest,
+    rejected: list[Rejection],
+    policy: PixelPolicy,
+    names: Pseudonyms,
+    image_store: str,
+) -> None:
+    """Mapping, description, card, and last the manifest: a cohort is prepared when it has one."""
+    _note_secrets(declared, rows, rejected, names)
+    if COHORTS.get(declared.name) != declared:
+        write_atomic(place.description(declared.name), canonical_json(declared.model_dump(mode="json")))
+    else:
+        place.description(declared.name).unlink(missing_ok=True)
+    flow = flow_of(rows, [each.reason for each in rejected], len(manifest.frame))
+    card = cohort_card(declared, manifest, flow, policy, image_store, names.fingerprint)
     write_atomic(place.card(declared.name), canonical_json(card))
     manifest.write(place.manifest(declared.name))
-    return result
 
 
-def _store_pictures(store: ImageStore, rows: RawRows, policy: PixelPolicy, told: Progress) -> list[Picture]:
-    """Decode what the store does not know yet; whole shards are committed, so little is lost when interrupted."""
-    told.start("decoding", len(rows.files))
-    done: list[Picture] = []
-    waiting: list[Picture] = []
-
-    def commit() -> None:
-        fresh = [(each.source, each.pixels) for each in waiting if each.pixels is not None]
-        store.append([source for source, _ in fresh], [pixels for _, pixels in fresh], patience(told))
-        waiting.clear()
-
-    try:
-        for picture in _decode_all(store, rows.files, policy):
-            told.advance()
-            done.append(picture._replace(pixels=None))
-            if picture.pixels is not None:
-                waiting.append(picture)
-            # So that an interruption does not leave all later shards half full.
-            if waiting and (len(store) + len(waiting)) % SHARD_ROWS == 0:
-                commit()
-    finally:
-        commit()
-    return done
+def _note_secrets(declared: Cohort, rows: RawRows, rejected: list[Rejection], names: Pseudonyms) -> None:
+    """What is for the owner of the raw data alone: who is behind a pseudonym, and which files were rejected."""
+    id_column = declared.id or FILE
+    ids = zip(rows.table[id_column], rows.table[declared.patient].str.strip(), strict=True)
+    mapping = [(names.of("sample", raw), raw, names.of("patient", patient), patient) for raw, patient in ids]
+    names.note("ids", ("sample_id", id_column, "patient_id", declared.patient), mapping)
+    names.note("rejected", ("file", "line", "reason"), [(each.file, str(each.line), each.reason) for each in rejected])
 
 
-def _decode_all(store: ImageStore, files: Iterable[Path], policy: PixelPolicy) -> Iterator[Picture]:
-    """Pictures in the order of the files; Pillow lets go of the interpreter while it decodes, so threads do."""
-    known = store.known_sources
-    workers = os.cpu_count() or 1
-
-    def decode(file: Path) -> Picture:
-        try:
-            content, source = source_digest(file, policy.recipe)
-            pixels = None if source in known else canonical_pixels(file, policy)
-        except FileNotFoundError:
-            return Picture("", "", None, "file is missing")
-        except DecodeError as error:
-            return Picture("", "", None, str(error))
-        except OSError as error:
-            return Picture("", "", None, f"cannot be read: {error.strerror or error}")
-        return Picture(content, source, pixels, "")
-
-    queue = list(files)
-    with ThreadPoolExecutor(workers) as pool:
-        # A bounded window: never more decoded pictures in memory than are about to be stored.
-        for start in range(0, len(queue), SHARD_ROWS):
-            yield from pool.map(decode, queue[start : start + SHARD_ROWS])
+def _unreadable(rows: RawRows, pictures: Sequence[Picture]) -> list[Rejection]:
+    lines = rows.table["_line"] if "_line" in rows.table.columns else [0] * len(pictures)
+    told = zip(rows.table[FILE], pictures, lines, strict=True)
+    return [Rejection(name, each.fault, int(line)) for name, each, line in told if each.fault]
 
 
-def _unreadable(declared: Cohort, rows: RawRows, pictures: list[Picture]) -> list[Rejection]:
-    names = file_names(declared, rows.table)
-    return [Rejection(name, each.fault) for name, each in zip(names, pictures, strict=True) if each.fault]
-
-
-def _harmonised(declared: Cohort, rows: RawRows) -> pd.DataFrame:
-    try:
-        return declared.harmonise(rows.table)
-    except (ValueError, KeyError) as error:
+def _refuse_too_many(
+    declared: Cohort, rows: RawRows, rejected: list[Rejection], names: Pseudonyms, allowed: float | None
+) -> None:
+    total = len(rows.files) + len(rows.rejected)
+    usable = total - len(rejected)
+    if usable and (allowed is None or len(rejected) <= allowed * total):
+        return
+    path = names.note("rejected", ("file", "line", "reason"), [(e.file, str(e.line), e.reason) for e in rejected])
+    common = "; ".join(f"{reason}: {count}" for reason, count in Counter(e.reason for e in rejected).most_common(3))
+    if usable:
+        share = (
+            f"{len(rejected)} of {total} images of {declared.name} are rejected, more than --max-rejected {allowed:g}"
+        )
+        where = f" ({path} lists them)" if path else f", the first {_shown(rejected[0], names, 1)}"
+        raise RawDataError(f"{share} allows ({common}){where}: mend them, or allow more; what was decoded is kept")
+    if not total:
+        left = "; ".join(f"{each.reason}: {each.images}" for each in rows.left_out)
         raise RawDataError(
-            f"{declared.table} of {declared.name} has a value that is not understood: {error}: "
-            f"compare it with the published table of {declared.title}"
-        ) from error
+            f"no image of {declared.name} is left of {rows.source}{f' ({left})' if left else ''}: "
+            "check the rules, and the folder given with --raw"
+        )
+    first = f"; the first, {_shown(rejected[0], names, 1)}: {rejected[0].reason}" if rejected else ""
+    raise RawDataError(
+        f"none of the {total} images of {declared.name} can be used{first}: check the folder given with --raw"
+    )
+
+
+def _shown(rejection: Rejection, names: Pseudonyms, number: int) -> str:
+    """What a rejected file is called on the screen; a hospital's own names stay with the raw data."""
+    if names.key is None:
+        return rejection.file
+    return f"line {rejection.line}" if rejection.line else f"no. {number}"
 
 
 def _manifest(
-    declared: Cohort, rows: RawRows, canonical: pd.DataFrame, pictures: list[Picture], store: ImageStore
+    declared: Cohort,
+    rows: RawRows,
+    canonical: pd.DataFrame,
+    pictures: Sequence[Picture],
+    store: ImageStore,
+    names: Pseudonyms,
 ) -> Manifest:
     usable = [not each.fault for each in pictures]
     kept = [each for each in pictures if not each.fault]
-    raw_ids = rows.table.loc[usable, declared.id_column]
+    raw_ids = rows.table.loc[usable, declared.id or FILE]
     canonical = canonical[usable].reset_index(drop=True)
     identity = pd.DataFrame(
         {
-            "sample_id": [pseudonym(declared.name, "sample", raw_id) for raw_id in raw_ids],
-            "patient_id": [pseudonym(declared.name, "patient", raw_id) for raw_id in canonical["patient"]],
-            **{column: canonical[column].replace("", None) for column in ("center", "view", "acquired")},
+            "sample_id": [names.of("sample", raw_id) for raw_id in raw_ids],
+            **{column: canonical[column] for column in ("patient_id", "center", "view", "acquired")},
             "file_digest": [each.file_digest for each in kept],
             "image_digest": [store.known_sources[each.source] for each in kept],
         }
     )
-    rest = canonical.drop(columns=["patient", "center", "view", "acquired"])
+    rest = canonical.drop(columns=["patient_id", "center", "view", "acquired"])
     frame = pd.concat([identity, rest], axis=1)
     return Manifest(declared.name, frame.sort_values(["patient_id", "acquired"], kind="stable", ignore_index=True))
 
 
-def _result(declared: Cohort, manifest: Manifest, rejected: list[Rejection]) -> PrepareResult:
-    tasks: dict[str, TaskCounts] = {}
-    for task in declared.tasks:
-        try:
-            used = rows_of(task, manifest)
-            tasks[task.name] = TaskCounts(images=used.images, patients=used.patients, events=used.events)
-        except EmptyTaskError:
-            tasks[task.name] = TaskCounts(images=0, patients=0, events=0)
+def _result(
+    declared: Cohort, rows: RawRows, manifest: Manifest, rejected: list[Rejection], names: Pseudonyms
+) -> PrepareResult:
     frame = manifest.frame
     return PrepareResult(
         cohort=declared.name,
         images=len(frame),
         patients=int(frame["patient_id"].nunique()),
         centers=int(frame["center"].nunique()),
-        rejected=[RejectedFile(file=each.file, reason=each.reason) for each in rejected],
-        tasks=tasks,
+        rejected=[
+            RejectedFile(file=_shown(each, names, number), reason=each.reason)
+            for number, each in enumerate(rejected, 1)
+        ],
+        source=rows.source,
+        further_files=rows.added,
+        left_out={each.reason: each.images for each in rows.left_out},
+        notes=rows.notes,
+        private=str(names.folder) if names.folder else "",
+        tasks={task.name: _counts(task, manifest) for task in declared.tasks},
+    )
+
+
+def _counts(task: Task, manifest: Manifest) -> TaskCounts:
+    try:
+        used = rows_of(task, manifest)
+    except EmptyTaskError as error:
+        left = {each.reason: each.images for each in error.exclusions if each.images}
+        return TaskCounts(images=0, patients=0, events=0, left_out=left)
+    return TaskCounts(
+        images=used.images,
+        patients=used.patients,
+        events=used.events,
+        event_patients=used.event_patients,
+        left_out={each.reason: each.images for each in used.exclusions},
+        views={view: (each["event"], each["no event"]) for view, each in by_event(used, "view").items()},
     )

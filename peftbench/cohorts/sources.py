@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftbench.cohorts.declaration import Cohort
-from peftbench.cohorts.table import read_rows
+from peftbench.cohorts.rows import read_rows
 from peftbench.errors import RawDataError
 from peftbench.protocol.manifest import source_digest
 from stores.images import ImageStore

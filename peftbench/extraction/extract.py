@@ -1,6 +1,5 @@
 """The verb `extract`: a prepared cohort's images to stored features."""
 
-import json
 import multiprocessing
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
@@ -13,8 +12,9 @@ import torch
 from peftbench.backbones.golden import remember
 from peftbench.backbones.loading import Encoder, library_versions, load_encoder
 from peftbench.backbones.registry import BackboneSpec, parse_backbone
+from peftbench.cohorts.card import open_pictures
 from peftbench.cohorts.registry import get_cohort
-from peftbench.errors import ConfigError, DeviceError, NotPreparedError
+from peftbench.errors import ConfigError, DeviceError
 from peftbench.extraction.batches import CPU_BATCH, GPU_BATCH, fitting_batch_size, stored_batch_size
 from peftbench.extraction.device import (
     FAITHFUL_COSINE,
@@ -112,7 +112,7 @@ def extract(
         WeightsError: pretrained weights are absent or do not fit.
         DeviceError: the device or the precision is not to be had.
     """
-    get_cohort(cohort)
+    get_cohort(cohort, Workspace.at(workspace))
     names = dict.fromkeys([backbone] if isinstance(backbone, str) else backbone)
     specs = [parse_backbone(name, weights) for name in names]
     if not specs:
@@ -137,21 +137,6 @@ def _refuse(asked: Asked) -> None:
         raise ConfigError(f"--batch-size is {asked.batch_size}, expected at least 1")
     if asked.dtype not in DTYPES:
         raise ConfigError(f"unknown dtype {asked.dtype!r}: expected {' or '.join(DTYPES)}")
-
-
-def open_pictures(place: Workspace, cohort: str) -> ImageStore:
-    """The image store that the cohort's card names.
-
-    Raises:
-        NotPreparedError: the card is missing or damaged.
-    """
-    try:
-        name = str(json.loads(place.card(cohort).read_text())["image_store"])
-    except (OSError, ValueError, KeyError) as error:
-        raise NotPreparedError(
-            f"the card {place.card(cohort)} cannot be read ({error}): run `peftbench prepare {cohort} --raw DIR` again"
-        ) from error
-    return ImageStore.open(place.images(cohort, name))
 
 
 def recipe_of(

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from peftbench.backbones.loading import load_encoder
 from peftbench.backbones.registry import BackboneSpec, parse_backbone
+from peftbench.cohorts.card import open_pictures
 from peftbench.cohorts.declaration import Cohort
 from peftbench.cohorts.registry import get_cohort
 from peftbench.cohorts.sources import files_of
@@ -20,7 +21,6 @@ from peftbench.extraction.batches import CPU_BATCH
 from peftbench.extraction.device import FAITHFUL_COSINE, check_precision, pick_device, pick_precision
 from peftbench.extraction.embed import produce
 from peftbench.extraction.engine import Engine
-from peftbench.extraction.extract import open_pictures
 from peftbench.extraction.fidelity import cosines
 from peftbench.imaging.decode import PixelPolicy, canonical_pixels
 from peftbench.protocol.manifest import Manifest
@@ -63,7 +63,8 @@ def fidelity(
         NotPreparedError: the cohort was not prepared.
         RawDataError: the raw folder is not the one that was prepared.
     """
-    declared, place, told = get_cohort(cohort), Workspace.at(workspace), progress or Silent()
+    place, told = Workspace.at(workspace), progress or Silent()
+    declared = get_cohort(cohort, place)
     specs = [parse_backbone(name) for name in dict.fromkeys([backbone] if isinstance(backbone, str) else backbone)]
     where = pick_device(device)
     check_precision(precision, where)

@@ -1,96 +1,99 @@
-"""Picture files to canonical pixels: 8-bit grey, aspect ratio kept, at most so many pixels on the long side."""
+"""Files to canonical pixels: 8-bit grey, aspect ratio kept, at most so many pixels on the long side.
+
+What a file is, its bytes say, never its name. Imports no torch.
+"""
 
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field
+from PIL import Image
 
 from peftbench.errors import DecodeError
-from stores.keys import digest_of
+from peftbench.imaging.picture import read_picture
+from peftbench.imaging.policy import PixelPolicy
+from peftbench.imaging.samples import MAX_BYTES, MAX_PIXELS, Array, Samples
+from peftbench.imaging.tones import eight_bits
 
-MAX_PIXELS = 89_478_485
-"""Claimed pixels above which a file is refused unread: Pillow's own limit; no radiograph reaches it."""
+__all__ = ["MAX_PIXELS", "PixelPolicy", "canonical_pixels", "read_bytes", "read_samples", "samples_of"]
 
-_DEEP_MODES = ("I;16", "I;16L", "I;16B", "I", "F")
-
-
-class PixelPolicy(BaseModel):
-    """How a file's samples become canonical pixels.
-
-    Attributes:
-        name: `minmax`: the darkest sample becomes 0, the brightest 255, as in the paper.
-        side: longest side in pixels; larger pictures are reduced, smaller ones are kept as they are.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Literal["minmax"] = "minmax"
-    side: int = Field(default=512, ge=32, le=4096)
-
-    @property
-    def recipe(self) -> str:
-        """The policy as one readable string."""
-        return f"pillow|grey|{self.name}(8bit)|fit({self.side},bicubic,antialias)"
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the recipe."""
-        return digest_of(self.recipe)
+_NOT_PICTURES = (
+    (b"PK\x03\x04", "is a ZIP archive, not an image: unpack it"),
+    (b"PK\x05\x06", "is an empty ZIP archive, not an image"),
+    (b"\x1f\x8b", "is a gzip archive, not an image: unpack it"),
+    (b"7z\xbc\xaf\x27\x1c", "is a 7-Zip archive, not an image: unpack it"),
+    (b"%PDF", "is a PDF document, not an image"),
+    # Pillow would have Ghostscript run them.
+    (b"%!PS", "is a PostScript document, not an image"),
+    (b"\xc5\xd0\xd3\xc6", "is a PostScript document, not an image"),
+    (b"\x89HDF", "is an HDF5 file, not an image"),
+    (b"version https://git-lfs", "is a pointer of Git LFS, not an image: fetch the file itself"),
+    (b"<!DOCTYPE", "is a web page, not an image: the download was refused or moved"),
+    (b"<html", "is a web page, not an image: the download was refused or moved"),
+)
 
 
-def canonical_pixels(path: Path, policy: PixelPolicy) -> npt.NDArray[np.uint8]:
-    """Read a picture and bring it into the canonical form.
+def canonical_pixels(source: Path | bytes, policy: PixelPolicy) -> npt.NDArray[np.uint8]:
+    """Read an image file and bring it into the canonical form.
+
+    Args:
+        source: path of a DICOM, PNG, JPEG, TIFF or other picture file, or its bytes.
+        policy: how its samples become pixels.
 
     Returns:
         (height, width) uint8, neither side longer than the policy's.
 
     Raises:
-        DecodeError: the file is missing, empty, truncated, not a picture, far too large, or of one constant value.
+        DecodeError: the file is missing, empty, truncated, not an image, far too large, or of one constant value.
     """
-    samples = read_samples(path)
-    low, high = float(samples.min()), float(samples.max())
-    if not np.isfinite([low, high]).all() or low == high:
-        raise DecodeError(f"holds nothing to see: every sample is {low:g}")
-    # float32 keeps 16-bit samples exactly; the intermediate is one picture.
-    stretched = (samples.astype(np.float32) - low) * np.float32(255.0 / (high - low))
-    return _fit(np.rint(stretched).astype(np.uint8), policy.side)
+    return _fit(eight_bits(samples_of(source), policy), policy.side)
 
 
-def read_samples(path: Path) -> npt.NDArray[Any]:
-    """The grey samples of a picture file as they are stored.
-
-    Colour is turned into luminance; an alpha channel is dropped.
+def read_samples(source: Path | bytes) -> Array:
+    """The grey samples of an image file as they are stored; of several frames or pages the first.
 
     Returns:
-        (height, width); uint8, or a wider type for deeper pictures.
+        (height, width); uint8, or a wider type for deeper images.
 
     Raises:
-        DecodeError: the file is missing, empty, truncated, not a picture or far too large.
+        DecodeError: the file is missing, empty, truncated, not an image or far too large.
     """
-    if not path.is_file():
-        raise DecodeError("file is missing")
-    if not path.stat().st_size:
+    return samples_of(source).stored
+
+
+def samples_of(source: Path | bytes) -> Samples:
+    """The samples of an image file and what their values mean.
+
+    Raises:
+        DecodeError: as of `read_samples`.
+    """
+    content = source if isinstance(source, bytes) else read_bytes(source)
+    if not content:
         raise DecodeError("file is empty (0 bytes)")
+    for signature, told in _NOT_PICTURES:
+        if content[: len(signature)].lower() == signature.lower():
+            raise DecodeError(told)
+    # Only here: reading pictures must not wait for pydicom's import.
+    from peftbench.imaging.dicom import is_dicom, read_dicom  # noqa: PLC0415
+
+    return read_dicom(content) if is_dicom(content) else read_picture(content)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        DecodeError: it is missing, larger than any image, or may not be read.
+    """
     try:
-        return _samples(path)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DecodeError("claims more pixels than any radiograph has: refused") from error
-    except UnidentifiedImageError as error:
-        raise DecodeError("is not a picture of a known format") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise DecodeError(f"cannot be decoded: {error}") from error
-
-
-def _samples(path: Path) -> npt.NDArray[Any]:
-    with Image.open(path) as picture:
-        width, height = picture.size
-        if width * height > MAX_PIXELS:
-            raise DecodeError(f"claims {width} x {height} pixels, more than {MAX_PIXELS:,}: refused")
-        grey = picture if picture.mode in _DEEP_MODES else picture.convert("L")
-        return np.array(grey)
+        if not path.is_file():
+            raise DecodeError("file is missing")
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise DecodeError(f"has {size:,} bytes, more than any radiograph ({MAX_BYTES:,}): refused")
+        return path.read_bytes()
+    except OSError as error:
+        raise DecodeError(f"cannot be read: {error.strerror or error}") from error
 
 
 def _fit(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:

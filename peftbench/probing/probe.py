@@ -7,13 +7,12 @@ from typing import Any
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from peftbench.cohorts.registry import get_task
+from peftbench.cohorts.asked import task_rows
 from peftbench.errors import ConfigError, unknown_name
 from peftbench.probing.cells import COSTS, PROBE_SCHEMA, Cell, probe_fold
 from peftbench.probing.inputs import ProbeInput, stored_features, view_control
 from peftbench.probing.registry import PROBES
 from peftbench.protocol import provenance
-from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.metrics import METRICS_SCHEMA
 from peftbench.protocol.progress import Progress, Silent
 from peftbench.protocol.records import (
@@ -25,11 +24,9 @@ from peftbench.protocol.records import (
     write_predictions,
 )
 from peftbench.protocol.results import ProbeResult, ProbeRow
-from peftbench.protocol.splits import Split, k_fold
-from peftbench.protocol.tasks import TaskRows, rows_of
+from peftbench.protocol.splits import Split, find_split
+from peftbench.protocol.tasks import TaskRows
 from peftbench.protocol.workspace import Workspace
-
-FOLDS = 5
 
 
 def probe(
@@ -38,6 +35,7 @@ def probe(
     *,
     workspace: str | Path | Workspace | None = None,
     probe: str = "logistic",
+    split: str | None = None,
     seed: int = 0,
     features: str | None = None,
     control: bool = True,
@@ -54,6 +52,7 @@ def probe(
         backbone: name or names, as given to `extract`.
         workspace: folder that peftbench writes to; by default PEFTBENCH_WORKSPACE, else `./workspace`.
         probe: `logistic`: L2-regularised logistic regression with balanced classes.
+        split: `5-fold`, `LOCO`, `hold-out`, or the name of an imported split; by default the task's own scheme.
         seed: of the division into folds.
         features: start of the key of the feature store to use, where several would serve.
         control: whether to run the control beside the backbones.
@@ -61,11 +60,11 @@ def probe(
         progress: who is told how far it is.
 
     Raises:
-        UnknownNameError: there is no such task or backbone.
+        UnknownNameError: there is no such task, backbone, probe or split.
         NotPreparedError: the cohort was not prepared, or features are missing.
-        SplitError: the task has too few patients of a class.
+        SplitError: the task cannot be split so: too few patients of a class or too few centres, or an imported split
+            is of other rows.
     """
-    tasks = [get_task(name) for name in ([task] if isinstance(task, str) else task)]
     backbones = list(dict.fromkeys([backbone] if isinstance(backbone, str) else backbone))
     if probe not in PROBES:
         raise unknown_name("probe", probe, PROBES, "peftbench list probes")
@@ -74,25 +73,28 @@ def probe(
     if not backbones and not control:
         raise ConfigError("nothing to probe: name a backbone with --backbone, or leave the control on")
     place, told = Workspace.at(workspace), progress or Silent()
+    asked = [task_rows(name, place) for name in ([task] if isinstance(task, str) else task)]
+    divided = [(rows, find_split(rows, split, seed, place.splits(rows.task.name))) for rows in asked]
     results = []
     # More BLAS threads make small problems slower, and the last bits depend on their number.
     with threadpool_limits(1):
-        for each in tasks:
-            rows = rows_of(each, Manifest.read(each.cohort, place.manifest(each.cohort)))
+        for rows, division in divided:
             inputs = [stored_features(rows, name, place, told, features) for name in backbones]
             inputs += [view_control(rows)] if control else []
-            results += _probe_task(rows, inputs, place, told, seed, force=force)
+            results += _probe_task(rows, division, inputs, place, told, seed, force=force)
     return ProbeResult(results=results)
 
 
 def _probe_task(
-    rows: TaskRows, inputs: list[ProbeInput], place: Workspace, told: Progress, seed: int, *, force: bool
+    rows: TaskRows, split: Split, inputs: list[ProbeInput], place: Workspace, told: Progress, seed: int, *, force: bool
 ) -> list[ProbeRow]:
-    split = k_fold(rows, FOLDS, seed)
     for note in split.notes:
         told.note(note)
+    if split.own and seed:
+        told.note(f"{rows.task.name}: the split {split.scheme!r} is given, so --seed {seed} changes nothing")
     place.ensure_writable()
-    split.save(place.splits(rows.task.name))
+    if not split.own:
+        split.save(place.splits(rows.task.name))
     told.start(f"probing {rows.task.name}", len(inputs) * split.folds)
     return [_probe_input(rows, split, each, place, told, force=force) for each in inputs]
 
@@ -169,7 +171,7 @@ def _write(
         scores=[score._asdict() for score in scores],
         summary=summarise(scores),
         notes=[*split.notes],
-        provenance={**provenance.provenance(), "features": given.origin},
+        provenance={**provenance.provenance(), "features": given.origin, "split": split_facts(rows, split)},
         cost={
             "seconds": watch.seconds,
             "device": "cpu",
@@ -196,6 +198,11 @@ def task_facts(rows: TaskRows) -> dict[str, Any]:
         "event_patients": rows.event_patients,
         "prevalence": rows.prevalence,
     }
+
+
+def split_facts(rows: TaskRows, split: Split) -> dict[str, Any]:
+    """What a record says of its split: names of the folds, and units (patients) of each role fold by fold."""
+    return {"names": list(split.names), "units": dict(split.unit_counts(rows))}
 
 
 def _row(rows: TaskRows, record: Record, folder: Path) -> ProbeRow:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from peftbench.errors import NotPreparedError
 from stores.atomic import write_atomic
-from stores.keys import digest_of, file_digest
+from stores.keys import digest_of, file_digest, source_key
 
 _DIGEST = b"peftbench.digest"
 
@@ -29,9 +29,10 @@ class Manifest:
     Attributes:
         cohort: its name.
         frame: one row an image, sorted by patient, then by order of acquisition, then as in the raw table. Columns:
-            `sample_id`, `patient_id` (pseudonyms), `center`, `view` (AP, PA, or empty where unknown), `acquired`
-            (days, increasing in a patient), `file_digest` (of the raw file's bytes), `image_digest` (of the
-            canonical pixels), then labels and covariates.
+            `sample_id`, `patient_id` (pseudonyms), `center`, `view` (AP, PA, LATERAL, or empty where unknown),
+            `acquired` (days, increasing in a patient; where it was a date, since the patient's first image),
+            `file_digest` (of the raw file's bytes), `image_digest` (of the canonical pixels), then labels and
+            covariates.
     """
 
     cohort: str
@@ -117,4 +118,4 @@ def pseudonym(cohort: str, kind: str, raw_id: str) -> str:
 def source_digest(file: Path, policy: str) -> tuple[str, str]:
     """Digest of a file's bytes, and digest of those bytes under a pixel policy (what an image store looks up)."""
     content = file_digest(file)
-    return content, digest_of(["source", content, policy])
+    return content, source_key(content, policy)

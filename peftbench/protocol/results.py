@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Result(BaseModel):
@@ -26,27 +26,61 @@ class RejectedFile(Result):
 
 
 class TaskCounts(Result):
-    """Size of a task: images, patients, and images with the event."""
+    """What a task uses of a cohort.
+
+    Attributes:
+        images: number of images.
+        patients: number of patients.
+        events: images with the event.
+        event_patients: patients with the event in at least one image.
+        left_out: images of the cohort that it does not use, by reason.
+        views: view to images with and without the event: where these differ much, the view gives the outcome away.
+    """
 
     images: int
     patients: int
     events: int
+    event_patients: int = 0
+    left_out: dict[str, int] = Field(default_factory=dict)
+    views: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
 
 class PrepareResult(Result):
-    """What `prepare` found."""
+    """What `prepare` found.
+
+    Attributes:
+        cohort: its name.
+        images: number of images.
+        patients: number of patients.
+        centers: number of centres.
+        rejected: files and rows that cannot be used, each with its reason.
+        source: what the rows were at first, and how many.
+        further_files: files of a row beyond its first, where a row is a series.
+        left_out: rows that the cohort's rules leave out, by reason, in the order of the rules.
+        notes: what else was noticed.
+        private: folder that holds the key, the mapping to raw identifiers and the names of rejected files; empty for
+            published cohorts.
+        tasks: the tasks by name.
+    """
 
     cohort: str
     images: int
     patients: int
     centers: int
     rejected: list[RejectedFile]
+    source: str
+    further_files: int
+    left_out: dict[str, int]
+    notes: list[str]
+    private: str
     tasks: dict[str, TaskCounts]
 
     @property
     def frame(self) -> pd.DataFrame:
         """One row a task: images, patients, events."""
-        return pd.DataFrame({name: counts.model_dump() for name, counts in self.tasks.items()}).T
+        columns = ["images", "patients", "events", "event_patients"]
+        rows = [[getattr(counts, column) for column in columns] for counts in self.tasks.values()]
+        return pd.DataFrame(rows, index=list(self.tasks), columns=columns)
 
 
 class ExtractRow(Result):

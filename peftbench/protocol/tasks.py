@@ -1,5 +1,6 @@
 """Tasks: a question asked of a cohort, as a declaration; and the rows that it uses, with the reasons for the rest."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +16,16 @@ Unit = Literal["image", "patient"]
 
 
 class EmptyTaskError(PeftbenchError, ValueError):
-    """No row of the cohort is left for the task."""
+    """No row of the cohort is left for the task.
+
+    Args:
+        message: the sentence.
+        exclusions: why the rows are left out.
+    """
+
+    def __init__(self, message: str, exclusions: "Sequence[Exclusion]" = ()) -> None:
+        super().__init__(message)
+        self.exclusions = tuple(exclusions)
 
 
 class LabelError(PeftbenchError, ValueError):
@@ -30,6 +40,7 @@ class RowRule(BaseModel):
         reason: why a row that fails is left out, as printed in the flow of exclusions.
         minimum: keep rows whose value is at least this.
         values: keep rows whose value is one of these.
+        drop: leave rows out whose value is one of these; rows without a value stay.
         keep_missing: whether rows without a value stay.
     """
 
@@ -39,11 +50,20 @@ class RowRule(BaseModel):
     reason: str
     minimum: float | None = None
     values: tuple[str, ...] | None = None
+    drop: tuple[str, ...] | None = None
     keep_missing: bool = False
 
     def keeps(self, frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
         """Which rows stay, as a boolean vector."""
+        if self.column not in frame.columns:
+            raise LabelError(
+                f"a rule names the column {self.column!r}, which the manifest lacks; it has "
+                f"{', '.join(map(str, frame.columns))}: "
+                "correct the rule, or name the column among the covariates, and prepare again"
+            )
         column = frame[self.column]
+        if self.drop is not None:
+            return ~column.isin(self.drop).to_numpy(dtype=bool)
         kept: npt.NDArray[np.bool_] = column.notna().to_numpy(dtype=bool, copy=True)
         if self.minimum is not None:
             kept &= (column >= self.minimum).to_numpy(dtype=bool)
@@ -67,8 +87,10 @@ class Task(BaseModel):
         outcome: what the event is, comparable across cohorts (`icu`, `death`, `severity`).
         unit: what a headline score counts: images, or patients (mean score of a patient's images).
         rules: rows to leave out.
+        once_per: column of the manifest; of a patient's images with one value only the first is kept.
         first_image_only: keep the earliest image of each patient.
-        scheme: how patients are divided: `5-fold` (60/20/20, as many folds as the events allow).
+        scheme: how patients are divided: `5-fold` (60/20/20, as many folds as the events allow), `LOCO` (each centre
+            tests once), or `hold-out` (60/20/20, once).
         caveat: what a reader must know before believing a score.
     """
 
@@ -78,13 +100,14 @@ class Task(BaseModel):
     cohort: str
     question: str
     label: str
-    event: str
-    no_event: str
+    event: str = "yes"
+    no_event: str = "no"
     outcome: str
     unit: Unit = "image"
     rules: tuple[RowRule, ...] = ()
+    once_per: str = ""
     first_image_only: bool = False
-    scheme: Literal["5-fold"] = "5-fold"
+    scheme: Literal["5-fold", "LOCO", "hold-out"] = "5-fold"
     caveat: str = ""
 
 
@@ -147,21 +170,26 @@ def rows_of(task: Task, manifest: Manifest) -> TaskRows:
 
     Raises:
         EmptyTaskError: none is left.
-        LabelError: a label is neither the event nor its absence.
+        LabelError: a label is neither the event nor its absence, or a rule's column is missing.
     """
     frame = manifest.frame
     exclusions = []
-    for rule in (RowRule(column=task.label, reason="no label"), *task.rules):
+    centered = (RowRule(column="center", reason="no centre"),) if task.scheme == "LOCO" else ()
+    for rule in (RowRule(column=task.label, reason="no label"), *centered, *task.rules):
         kept = rule.keeps(frame)
         exclusions.append(Exclusion(rule.reason, int((~kept).sum())))
         frame = frame.loc[kept]
+    if task.once_per:
+        again = frame.duplicated(["patient_id", task.once_per]) & frame[task.once_per].notna()
+        exclusions.append(Exclusion(f"another image of the same {task.once_per}", int(again.sum())))
+        frame = frame.loc[~again]
     if task.first_image_only:
         later = frame["patient_id"].duplicated().to_numpy(dtype=bool)
         exclusions.append(Exclusion("not the patient's first image", int(later.sum())))
         frame = frame.loc[~later]
     if frame.empty:
         told = "; ".join(f"{each.reason}: {each.images}" for each in exclusions)
-        raise EmptyTaskError(f"the task {task.name!r} has no image left of cohort {task.cohort!r} ({told})")
+        raise EmptyTaskError(f"the task {task.name!r} has no image left of cohort {task.cohort!r} ({told})", exclusions)
     label = frame[task.label].astype(str)
     strange = sorted(set(label) - {task.event, task.no_event})
     if strange:

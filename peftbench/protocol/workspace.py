@@ -17,7 +17,7 @@ class Workspace:
     """The folder that holds all that peftbench writes.
 
     ```
-    cohorts/<COHORT>/manifest.parquet, card.json, images/     prepare
+    cohorts/<COHORT>/manifest.parquet, card.json, cohort.json, files.parquet, images/     prepare
     features/<BACKBONE>/<KEY>/                                extract
     splits/<TASK>/<SCHEME>-<DIGEST>.parquet                   probe
     results/<TASK>/<BACKBONE>/<STRATEGY>/<RUN>/               probe
@@ -62,6 +62,14 @@ class Workspace:
     def card(self, cohort: str) -> Path:
         """What a reader should know of the cohort."""
         return self.cohort(cohort) / "card.json"
+
+    def description(self, cohort: str) -> Path:
+        """What a cohort of the user's own was described as."""
+        return self.cohort(cohort) / "cohort.json"
+
+    def ledger(self, cohort: str) -> Path:
+        """Which raw files were read."""
+        return self.cohort(cohort) / "files.parquet"
 
     def images(self, cohort: str, policy: str) -> Path:
         """The cohort's image store under a pixel policy (its digest)."""

@@ -16,8 +16,8 @@ class Brief(NamedTuple):
 
 
 COLUMNS = (
-    "task", "backbone", "strategy", ">folds", ">patients (event)", "scores of", ">prevalence", ">MCC", ">PR-AUC",
-    ">gain in MCC over control (95 %)",
+    "task", "backbone", "strategy", "split", ">folds", ">patients (event)", "scores of", ">prevalence", ">MCC",
+    ">PR-AUC", ">gain in MCC over control (95 %)",
 )  # fmt: skip
 
 
@@ -39,6 +39,7 @@ def _row(row: "pd.Series[Any]") -> tuple[str, ...]:
         str(value["task"]),
         str(value["backbone"]),
         str(value["strategy"]),
+        str(value["scheme"]),
         str(value["folds"]),
         f"{value['patients']} ({value['event_patients']})",
         f"{value['unit']}s",

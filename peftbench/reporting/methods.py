@@ -1,12 +1,13 @@
 """How the numbers were made, in short: what every form of the report says under its tables."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from peftbench.protocol.metrics import THRESHOLD
 from peftbench.protocol.records import Record
+from peftbench.protocol.splits import is_scheme
 from peftbench.reporting.words import MINUS
 
 
@@ -19,18 +20,33 @@ class Method(NamedTuple):
 
 def methods(records: Sequence[Record]) -> list[Method]:
     """The methods that these records used."""
-    told = [_SPLIT]
+    told = [_split({record.config.scheme for record in records})]
     if any(record.config.strategy == "LP" for record in records):
         told.append(Method("Linear probe (LP)", _LINEAR_PROBE.format(costs=_costs(records))))
     return [*told, _CONTROL, _MCC, _PR_AUC, _SPREAD, _GAIN, _UNTRAINED]
 
 
-_SPLIT = Method(
-    "Split",
-    "Patients are divided, never images, stratified by outcome. In k-fold every patient tests once; in each fold a "
-    "fifth of all patients validates and the rest trains. Where the rarer outcome has too few patients for five "
-    "folds, fewer are made.",
-)
+def _split(schemes: Collection[str]) -> Method:
+    """How patients were divided: what holds for every scheme, then a sentence for each that was used."""
+    own = sorted(scheme for scheme in schemes if not is_scheme(scheme))
+    told = [_DIVIDED, *(text for scheme, text in _SCHEMES.items() if scheme in schemes)]
+    if own:
+        told.append(f"A user's own split ({', '.join(own)}) is as its file says; no patient plays two roles in a fold.")
+    return Method("Split", " ".join(told))
+
+
+_DIVIDED = "Patients are divided, never images."
+
+_SCHEMES = {
+    "k-fold": "In k-fold every patient tests once; in each fold a fifth of all patients validates and the rest trains, "
+    "stratified by outcome, and by centre where there are several. "
+    "Where the rarer outcome has too few patients for five folds, fewer are made.",
+    "LOCO": "In LOCO (leave one centre out) every centre tests once; a tenth of the other centres' patients validates, "
+    "stratified by outcome and centre, and the rest trains.",
+    "hold-out": "In hold-out a fifth of the patients tests, a fifth validates, and the rest trains, once, stratified "
+    "as in k-fold.",
+}
+"""Scheme of a record to how it divides."""
 
 _LINEAR_PROBE = (
     "The backbone is frozen. Its stored embeddings are standardised on the training part; an L2-regularised logistic "

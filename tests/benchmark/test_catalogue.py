@@ -68,7 +68,7 @@ class TestListing:
 
 class TestPackage:
     def test_every_public_name_can_be_had(self) -> None:
-        rooms = {"store", "weights"}
+        rooms = {"splits", "store", "weights"}
         assert {"prepare", "extract", "probe", "report", "list", "doctor", *rooms} <= set(peftbench.__all__)
         assert all(callable(getattr(peftbench, name)) for name in peftbench.__all__ if name not in rooms)
         assert set(peftbench.__all__) <= set(dir(peftbench))

@@ -26,13 +26,29 @@ DOCTOR_KEYS = {"versions", "devices", "threads", "workspace", "weights", "advice
 class TestPrepare:
     def test_the_answer(self, answers: dict[str, Done], raw: Path) -> None:
         table = pd.read_csv(raw / "phantom.csv")
-        counts = {"images": PATIENTS, "patients": PATIENTS, "events": int(table["icu"].sum())}
+        event = table["icu"] == 1
+        counts = {
+            "images": PATIENTS,
+            "patients": PATIENTS,
+            "events": int(event.sum()),
+            "event_patients": int(event.sum()),
+            "left_out": {},
+            "views": {
+                view: [int((of_view & event).sum()), int((of_view & ~event).sum())]
+                for view, of_view in ((name, table["view"].str.upper() == name) for name in ("AP", "PA"))
+            },
+        }
         assert answers["prepare"].answer == {
             "cohort": "phantom",
             "images": PATIENTS,
             "patients": PATIENTS,
             "centers": 3,
             "rejected": [],
+            "source": f"{PATIENTS} rows in phantom.csv",
+            "further_files": 0,
+            "left_out": {},
+            "notes": [],
+            "private": "",
             "tasks": {"PHA_icu": counts, "PHA_icu_all": counts},
         }
 

@@ -19,6 +19,7 @@ from peftbench.cohorts.prepare import prepare
 from peftbench.cohorts.registry import COHORTS, TASKS, get_task
 from peftbench.cohorts.synthesis import PhantomConfig, write_phantom
 from peftbench.errors import ConfigError, RawDataError, UnknownNameError, WorkspaceError
+from peftbench.imaging import reading
 from peftbench.imaging.decode import PixelPolicy
 from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.progress import Silent
@@ -41,13 +42,19 @@ def place(tmp_path: Path) -> Workspace:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are decoded, as it happens."""
     names: list[str] = []
-    original = module.canonical_pixels
+    read, decode = reading.read_bytes, reading.canonical_pixels
+    opened: list[str] = []
 
-    def counting(path: Path, policy: PixelPolicy) -> object:
-        names.append(path.stem)
-        return original(path, policy)
+    def noting(path: Path) -> bytes:
+        opened.append(path.stem)
+        return read(path)
 
-    monkeypatch.setattr(module, "canonical_pixels", counting)
+    def counting(content: bytes, policy: PixelPolicy) -> object:
+        names.append(opened[-1])
+        return decode(content, policy)
+
+    monkeypatch.setattr(reading, "read_bytes", noting)
+    monkeypatch.setattr(reading, "canonical_pixels", counting)
     return names
 
 
@@ -259,7 +266,8 @@ class TestPhantom:
         assert (result.images, result.patients, result.centers) == (len(table), 30, table["center"].nunique())
         assert result.rejected == []
         first = table.sort_values(["patient_id", "day"], kind="stable").drop_duplicates("patient_id")
-        assert result.tasks["PHA_icu"].model_dump() == {"images": 30, "patients": 30, "events": first["icu"].sum()}
+        found = result.tasks["PHA_icu"]
+        assert (found.images, found.patients, found.events) == (30, 30, first["icu"].sum())
         assert result.tasks["PHA_icu_all"].events == table["icu"].sum()
         frame = frame_of(place, "phantom")
         assert sorted(frame["opacity_extent"]) == sorted(table["opacity_extent"])

@@ -74,13 +74,20 @@ class TestReadSamples:
         found = read_samples(saved(tmp_path, Image.fromarray(COLOUR), ".png"))
         np.testing.assert_array_equal(found, luminance(COLOUR))
 
-    def test_alpha_is_dropped(self, tmp_path: Path) -> None:
-        found = read_samples(saved(tmp_path, Image.fromarray(np.concatenate([COLOUR, ALPHA], axis=2)), ".png"))
+    def test_an_alpha_channel_that_hides_nothing_is_dropped(self, tmp_path: Path) -> None:
+        opaque = np.full_like(ALPHA, 255)
+        found = read_samples(saved(tmp_path, Image.fromarray(np.concatenate([COLOUR, opaque], axis=2)), ".png"))
         np.testing.assert_array_equal(found, luminance(COLOUR))
 
-    def test_alpha_of_a_grey_picture_is_dropped(self, tmp_path: Path) -> None:
-        found = read_samples(saved(tmp_path, Image.fromarray(np.dstack([GREY, ALPHA[..., 0]])), ".png"))
-        np.testing.assert_array_equal(found, GREY)
+    def test_transparent_places_are_black(self, tmp_path: Path) -> None:
+        hiding = np.where(ALPHA > 127, 255, 0).astype(np.uint8)
+        found = read_samples(saved(tmp_path, Image.fromarray(np.concatenate([COLOUR, hiding], axis=2)), ".png"))
+        np.testing.assert_array_equal(found, np.where(hiding[..., 0] == 255, luminance(COLOUR), 0))
+
+    def test_transparent_places_of_a_grey_picture_are_black(self, tmp_path: Path) -> None:
+        hiding = np.where(ALPHA[..., 0] > 127, 255, 0).astype(np.uint8)
+        found = read_samples(saved(tmp_path, Image.fromarray(np.dstack([GREY, hiding])), ".png"))
+        np.testing.assert_array_equal(found, np.where(hiding == 255, GREY, 0))
 
     def test_a_palette_is_looked_up(self, tmp_path: Path) -> None:
         table = RANDOM.integers(0, 256, (256, 3), dtype=np.uint8)
@@ -233,7 +240,7 @@ class TestRefusals:
         with pytest.raises(DecodeError, match="file is missing"):
             read_samples(tmp_path / name)
 
-    @pytest.mark.parametrize("content", [b"patient_id,image_id\n", b"\x00" * 5000, b"%PDF-1.7 not a picture"])
+    @pytest.mark.parametrize("content", [b"patient_id,image_id\n", b"\x00" * 5000, b"a few plain words"])
     def test_something_else_than_a_picture(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "picture.png").write_bytes(content)
         with pytest.raises(DecodeError, match="not a picture of a known format"):
@@ -302,7 +309,7 @@ def test_decoding_in_threads_leaves_the_process_its_warning_filters(
 
 class TestPolicy:
     def test_the_recipe_names_every_step(self) -> None:
-        assert PixelPolicy().recipe == "pillow|grey|minmax(8bit)|fit(512,bicubic,antialias)"
+        assert PixelPolicy().recipe == "grey2|minmax(8bit)|fit(512,bicubic,antialias)"
 
     def test_another_side_is_another_recipe_and_digest(self) -> None:
         sides = [32, 256, 512, 1024, 4096]
@@ -311,7 +318,7 @@ class TestPolicy:
         assert len({policy.digest for policy in policies}) == len(sides)
         assert PixelPolicy(side=512).digest == PixelPolicy().digest
 
-    @pytest.mark.parametrize("wrong", [{"side": 31}, {"side": 4097}, {"name": "window"}, {"sides": 512}])
+    @pytest.mark.parametrize("wrong", [{"side": 31}, {"side": 4097}, {"name": "windows"}, {"sides": 512}])
     def test_what_is_not_understood_is_refused(self, wrong: dict[str, object]) -> None:
         with pytest.raises(pydantic.ValidationError):
             PixelPolicy.model_validate(wrong)

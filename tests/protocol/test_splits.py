@@ -7,13 +7,26 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from task_kit import TASK, cohort_rows, task_rows
 
 from peftbench.errors import SplitError
-from peftbench.protocol.splits import FEWEST_FOLDS, HONEST_TEST_EVENTS, ROLES, Split, carve, k_fold, patient_events
+from peftbench.protocol.splits import (
+    FEWEST_FOLDS,
+    HONEST_TEST_EVENTS,
+    ROLES,
+    Split,
+    carve,
+    k_fold,
+    load,
+    loco,
+    make_split,
+    patient_events,
+)
 from peftbench.protocol.tasks import TaskRows
 
 GOLDEN_ROLES = {
@@ -24,6 +37,15 @@ GOLDEN_ROLES = {
 change the results of every published run."""
 
 GOLDEN_DIGEST = "4422ed78783aeb11839f83e52b162b3265e790ad4c0a1f95e479cb2d3205e039"
+
+FIRST_DIGESTS = [
+    ((23, 41, 2), 5, 0, "f6e2d4c99e77d1130707a0c6e4757b43acecf371bd05223d512dbe6a99d70f73"),
+    ((23, 41, 2), 5, 3, "3eaeae8c3ec75c09397bd8e1e80e306daac84f3eeb9d5405332457e7f93b9e2a"),
+    ((8, 30, 1), 5, 0, "a6a6f7343a845bd2f7858cae8bee21ac47e4bf13824f046f4b8b72883aa15923"),
+    ((31, 12, 3), 4, 1, "3f27b90fb6cf28a6afa6f94600ce1c34627399bb3bf3796efe20b4810183a8b8"),
+    ((120, 400, 1), 5, 0, "fa8c6353f6ae57b7cdf065d8cbdaf8c0d0c587c4619d0671ae52fdd5247a6906"),
+]
+"""(patients with the event, without, images each), folds, seed: digest, all as the first version made them."""
 
 
 @st.composite
@@ -48,7 +70,7 @@ def roles(split: Split) -> pd.DataFrame:
 def law(test: Callable[..., None]) -> Callable[..., None]:
     """Check a law on random cohorts, numbers of folds and seeds."""
     given_a_split = given(rows=cohorts(), folds=st.integers(3, 6), seed=st.integers(0, 3))
-    return settings(deadline=None, max_examples=25)(given_a_split(test))
+    return settings(deadline=None, max_examples=15)(given_a_split(test))
 
 
 class TestLaws:
@@ -139,6 +161,16 @@ class TestWhatItDependsOn:
         )
         assert split.digest == GOLDEN_DIGEST
 
+    @pytest.mark.parametrize(("size", "folds", "seed", "digest"), FIRST_DIGESTS)
+    def test_one_centre_without_groups_is_divided_as_in_the_first_version(
+        self, size: tuple[int, int, int], folds: int, seed: int, digest: str
+    ) -> None:
+        rows = cohort_rows(*size)
+        split = k_fold(rows, folds, seed)
+        assert split.digest == digest
+        assert make_split(rows, f"{folds}-fold", seed).digest == digest
+        assert split.names == tuple(map(str, range(split.folds)))
+
     def test_validation_parts_of_different_folds_are_drawn_apart(self) -> None:
         table = roles(k_fold(cohort_rows(40, 60)))
         validates = (table == "validation").sum(axis=1)
@@ -212,3 +244,48 @@ class TestSaving:
         rows = cohort_rows(10, 12)
         paths = {k_fold(rows, 5, seed).save(tmp_path) for seed in range(3)} | {k_fold(rows, 3).save(tmp_path)}
         assert len(paths) == 4
+
+    def test_what_is_loaded_is_the_split(self, tmp_path: Path) -> None:
+        rows = task_rows([f"p-{number}" for number in range(24)], [0, 1] * 12)
+        rows = rows._replace(frame=rows.frame.assign(center=["A", "A", "B", "B", "C", "C"] * 4))
+        for split in (k_fold(rows), k_fold(cohort_rows(5, 20)), loco(rows, 3)):
+            found = load(split.save(tmp_path))
+            pd.testing.assert_frame_equal(found.frame, split.frame)
+            words = ("task", "scheme", "seed", "folds", "notes", "names", "rows_digest", "digest")
+            assert [getattr(found, word) for word in words] == [getattr(split, word) for word in words]
+
+    def test_a_file_that_was_changed_is_refused_and_mended_by_saving_again(self, tmp_path: Path) -> None:
+        split = k_fold(cohort_rows(10, 12))
+        path = split.save(tmp_path)
+        sound = path.read_bytes()
+        table = pq.read_table(path)
+        roles = table["role"].to_pylist()
+        swapped = pa.array(["test" if roles[0] != "test" else "train", *roles[1:]])
+        pq.write_table(table.set_column(1, "role", swapped), path)
+        with pytest.raises(SplitError, match="its rows are not those that were written"):
+            load(path)
+        assert split.save(tmp_path).read_bytes() == sound
+
+    @pytest.mark.parametrize("damage", [b"", b"PAR1", b"fold,role"])
+    def test_what_is_no_split_is_refused(self, tmp_path: Path, damage: bytes) -> None:
+        (tmp_path / "split.parquet").write_bytes(damage)
+        with pytest.raises(SplitError, match="is damaged, or of another version"):
+            load(tmp_path / "split.parquet")
+        with pytest.raises(SplitError, match="there is no split"):
+            load(tmp_path / "other.parquet")
+
+    def test_a_file_of_the_first_version_is_replaced(self, tmp_path: Path) -> None:
+        split = k_fold(cohort_rows(10, 12))
+        path = split.save(tmp_path)
+        split.frame.to_parquet(path, index=False)
+        with pytest.raises(SplitError, match="of another version"):
+            load(path)
+        assert load(split.save(tmp_path)).digest == split.digest
+
+    def test_names_that_are_no_numbers_are_part_of_the_digest(self) -> None:
+        split = k_fold(cohort_rows(10, 12), 3)
+        renamed = Split("TOY", "k-fold", 0, 3, split.frame, names=("a", "b", "c"))
+        assert renamed.digest != split.digest
+        assert renamed.digest != Split("TOY", "k-fold", 0, 3, split.frame, names=("a", "b", "d")).digest
+        with pytest.raises(ValueError, match="3 folds need as many names"):
+            Split("TOY", "k-fold", 0, 3, split.frame, names=("a",))
