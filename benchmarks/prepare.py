@@ -1,6 +1,6 @@
 """Raw files to the image store: `prepare` with one and two processes, against the plain loop that everybody writes.
 
-    python benchmarks/prepare.py [--json] [--rounds N] [--images N] [--height N] [--width N]
+    python benchmarks/prepare.py [--json] [--rounds N] [--images N] [--height N] [--width N] [--kind dicom]
 
 The plain loop reads a file (pydicom for DICOM, Pillow for PNG), stretches it to 8 bit between its extremes, reduces it
 with Pillow, and keeps the result in memory. `prepare` does the same to the same pixels, hashes what it read, and writes
@@ -16,6 +16,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +40,14 @@ AIM_BACK = 20.0
 
 SIDE = 512
 
+KINDS = ("dicom", "png")
 
-def draw(folder: Path, images: int, extent: tuple[int, int]) -> Path:
-    """A folder `dicom` and a folder `png` of the same films, and a table; answers the raw folder."""
+
+def draw(folder: Path, images: int, extent: tuple[int, int], kinds: Sequence[str] = KINDS) -> Path:
+    """Folders of the same films, one a kind, and a table; answers the raw folder."""
     drawn = write_phantom(folder / "drawn", PhantomConfig(patients=12, images_per_patient=1, size=512))
     films = sorted((drawn / "images").glob("*.png"))
-    for name in ("dicom", "png"):
+    for name in kinds:
         (folder / name).mkdir()
     with (folder / "table.csv").open("w", newline="") as stream:
         rows = csv.writer(stream)
@@ -53,8 +56,10 @@ def draw(folder: Path, images: int, extent: tuple[int, int]) -> Path:
             name = f"film{number:04}"
             rows.writerow([name, number % 2])
             samples = _film(films[number % len(films)], extent, number)
-            _write_dicom(folder / "dicom" / f"{name}.dcm", samples)
-            Image.fromarray((samples >> 4).astype(np.uint8)).save(folder / "png" / f"{name}.png", compress_level=6)
+            if "dicom" in kinds:
+                _write_dicom(folder / "dicom" / f"{name}.dcm", samples)
+            if "png" in kinds:
+                Image.fromarray((samples >> 4).astype(np.uint8)).save(folder / "png" / f"{name}.png", compress_level=6)
     return folder
 
 
@@ -136,7 +141,8 @@ def measure(raw: Path, kind: str, rounds: int) -> list[Figure]:
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=int, default=128, help="files of each kind")
+    parser.add_argument("--images", type=int, default=256, help="files of each kind")
+    parser.add_argument("--kind", choices=KINDS, action="append", help="of files; by default both")
     parser.add_argument("--height", type=int, default=3056)
     parser.add_argument("--width", type=int, default=2544)
 
@@ -145,8 +151,9 @@ def main() -> None:
     """Measure and print."""
     chosen = arguments(__doc__ or "", _options)
     with tempfile.TemporaryDirectory() as folder:
-        raw = draw(Path(folder), chosen.images, (chosen.height, chosen.width))
-        figures = [figure for kind in ("dicom", "png") for figure in measure(raw, kind, chosen.rounds)]
+        kinds = chosen.kind or KINDS
+        raw = draw(Path(folder), chosen.images, (chosen.height, chosen.width), kinds)
+        figures = [figure for kind in kinds for figure in measure(raw, kind, chosen.rounds)]
     title = f"Preparing {chosen.images} films of {chosen.width} x {chosen.height}"
     show(title, figures, as_json=chosen.json, reference="plain loop")
 

@@ -19,6 +19,8 @@ from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.workspace import Workspace
 from stores.images import ImageStore
 
+pytestmark = pytest.mark.slow
+
 PATIENTS = 24
 SECRET = ("Zweigelt", "Mendelssohn", "2019-07-", "201907")
 MESSAGE = "interrupted: what was finished is kept; run the same command again to go on"

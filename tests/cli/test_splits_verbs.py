@@ -15,6 +15,8 @@ from peftbench.cohorts.synthesis import PhantomConfig, write_phantom
 from peftbench.protocol.splits import Draws, k_fold, load, make_split
 from peftbench.protocol.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 TASK = "PHA_icu_all"
 
 Verb = Callable[..., Done]

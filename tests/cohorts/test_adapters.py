@@ -30,6 +30,8 @@ from peftbench.protocol.splits import make_split
 from peftbench.protocol.tasks import rows_of
 from peftbench.protocol.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 
 def manifest_of(cohort: str, place: Path) -> Manifest:
     return Manifest.read(cohort, Workspace(place).manifest(cohort))

@@ -31,6 +31,8 @@ from stores.features import FeatureStore
 from stores.keys import digest_of
 from stores.recipe import FeatureRecipe
 
+pytestmark = pytest.mark.slow
+
 Picture = npt.NDArray[np.uint8]
 
 PATIENTS = 14

@@ -15,6 +15,8 @@ import pytest
 from peftbench.cohorts.crew import Crew, workers_or_default
 from peftbench.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 ITEMS = 60
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.results import PrepareResult
 from peftbench.protocol.tasks import rows_of
 from peftbench.protocol.workspace import Workspace
+
+pytestmark = pytest.mark.slow
 
 
 def hannover(folder: Path) -> Path:
@@ -68,9 +71,16 @@ def test_every_cohort_is_tried() -> None:
 def test_what_is_printed_adds_up(done: tuple[PrepareResult, Workspace]) -> None:
     """The first line is a number of rows; each further line takes away or, where a row has several files, adds."""
     result, _ = done
-    (source, *steps), last = _flow(result).rows[:-1], _flow(result).rows[-1]
-    assert first_number(source[0]) + sum(int(count.replace(",", "")) for _, count in steps) == result.images
-    assert int(last[1].replace(",", "")) == result.images
+    rows = _flow(result).rows
+    heads = [0, *(number for number, (step, _) in enumerate(rows) if step.startswith("of these ")), len(rows)]
+    for start, stop in pairwise(heads):
+        head, *steps, last = rows[start:stop]
+        begun = result.images if start else first_number(head[0])
+        used = result.tasks[head[0].removeprefix("of these ")].images if start else result.images
+        assert begun + sum(int(count.replace(",", "")) for _, count in steps) == used
+        assert int(last[1].replace(",", "")) == used
+    told = {step.removeprefix("of these ") for step, _ in rows if step.startswith("of these ")}
+    assert told == {name for name, each in result.tasks.items() if each.left_out}
 
 
 def test_answer_and_card_say_the_same_of_rows(done: tuple[PrepareResult, Workspace]) -> None:

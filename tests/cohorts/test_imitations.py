@@ -25,6 +25,8 @@ from hannover_kit import write_hannover
 from PIL import Image
 from pydicom.config import settings
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 
 

@@ -22,6 +22,8 @@ from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.workspace import Workspace
 from stores.images import SHARD_ROWS, ImageStore
 
+pytestmark = pytest.mark.slow
+
 YESTERDAY = time.time_ns() - 86_400 * 10**9
 ALL = sorted(row.image for row in ROWS)
 

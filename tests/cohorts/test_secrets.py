@@ -25,6 +25,8 @@ from peftbench.protocol.manifest import Manifest, pseudonym
 from peftbench.protocol.results import PrepareResult
 from peftbench.protocol.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 NAME, BIRTH, REMARK, WARD = "Fuchsbichler^Apollonia", "19311107", "Kötzschenbroda", "Wolkenstein"
 
 

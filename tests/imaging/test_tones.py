@@ -352,3 +352,17 @@ class TestReason:
 
     def test_is_short(self) -> None:
         assert len(reason(ValueError("much " * 1000))) == 200
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int16])
+def test_the_short_way_of_min_max_is_the_long_one_to_the_bit(kind: type[np.integer], *, inverted: bool) -> None:
+    generator, limits = np.random.default_rng(7), np.iinfo(kind)
+    for _ in range(200):
+        low, high = sorted(generator.integers(limits.min, limits.max + 1, 2))
+        stored = generator.integers(low, high + 1, (70, 9)).astype(kind)
+        stored[0, 0], stored[0, 1] = low, high
+        if low < high:
+            wide = Samples(stored.astype(np.int32), inverted=inverted)
+            short = eight_bits(Samples(stored, inverted=inverted), PixelPolicy())
+            assert np.array_equal(short, eight_bits(wide, PixelPolicy()))
