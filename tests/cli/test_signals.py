@@ -11,6 +11,8 @@ from cli_kit import BACKBONE, PATIENTS, faults, files, invoke, rows_of, run, sta
 from stores.features import FeatureStore
 from stores.lock import writer_lock
 
+pytestmark = pytest.mark.slow
+
 MESSAGE = "interrupted: what was finished is kept; run the same command again to go on"
 
 SLOWLY = """

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from cli_kit import BACKBONE, PATIENTS, Done, invoke, rows_of
 
+pytestmark = pytest.mark.slow
+
 NAME = "resnet18-random-0"
 
 

@@ -14,6 +14,8 @@ from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.results import PrepareResult
 from peftbench.protocol.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 TITLE = "Hannover, COVID-19 image repository"
 
 

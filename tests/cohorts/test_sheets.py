@@ -17,6 +17,8 @@ from peftbench.cohorts.declaration import Sheet
 from peftbench.cohorts.sheets import FOLDER, LINE, Table, as_text, read_sheet, require
 from peftbench.errors import RawDataError
 
+pytestmark = pytest.mark.slow
+
 HEADER = ["patient", "exam", "day", "died"]
 ROWS = [["P1", "x1", "2020-03-01", "yes"], ["P2", "x2", "", "no"], ["Müller", "12", "2020-12-31", ""]]
 

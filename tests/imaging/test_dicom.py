@@ -39,6 +39,8 @@ from peftbench.imaging.decode import canonical_pixels, read_samples, samples_of
 from peftbench.imaging.dicom import is_dicom, read_header
 from peftbench.imaging.policy import POLICIES, PixelPolicy, PolicyName
 
+pytestmark = pytest.mark.slow
+
 RANDOM = np.random.default_rng(0)
 FILM = radiograph(RANDOM, (40, 36))
 FILM8 = radiograph(RANDOM, (40, 36), bits=8)

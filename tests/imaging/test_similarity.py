@@ -16,6 +16,8 @@ from peftbench.imaging import similarity
 from peftbench.imaging.decode import PixelPolicy, canonical_pixels
 from peftbench.imaging.similarity import SIDE, fingerprint, near_pairs
 
+pytestmark = pytest.mark.slow
+
 Picture = npt.NDArray[np.uint8]
 Change = Callable[[Picture], Picture]
 

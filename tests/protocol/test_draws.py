@@ -27,6 +27,8 @@ from peftbench.protocol.splits import (
 )
 from peftbench.protocol.tasks import TaskRows
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = {
     "few-shot": ["s-023", "s-065", "s-124", "s-135"],
     "center few-shot": ["s-000", "s-018", "s-025", "s-040", "s-107", "s-124", "s-137", "s-142"],
