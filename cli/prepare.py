@@ -1,88 +1,51 @@
 """The verb `prepare`."""
 
 from collections import Counter
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from cli import prepare_options as options
 from cli.console import Table, TerminalProgress, answer, reported, say
 from cli.options import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption
 
-_OWN = "Your own table (`table`, `cocross`)"
+if TYPE_CHECKING:
+    from peftbench.cohorts.describe import Options
 
 _MOST_NAMED = 20
 """Rejected files that are named one by one."""
 
 
-def _option(help_text: str, *names: str) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=_OWN, show_default=False)
-
-
 def prepare(
-    cohort: Annotated[
-        str,
-        typer.Argument(
-            help="Name of a cohort (`peftbench list cohorts`), or `table` for a table and images of your own."
-        ),
-    ],
-    raw: Annotated[
-        Path | None,
-        typer.Option("--raw", help="Folder of the download. Without it the phantom is generated.", show_default=False),
-    ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(
-            help="How samples become pixels: minmax (as the paper), window, percentile or equalize.",
-            show_default="as the last time, else minmax",
-        ),
-    ] = None,
-    side: Annotated[
-        int | None,
-        typer.Option(
-            help="Longest side of the stored pixels; larger images are reduced.",
-            show_default="as the last time, else 512",
-        ),
-    ] = None,
-    max_rejected: Annotated[
-        float | None,
-        typer.Option(help="Share of rejected images, 0 to 1, above which it fails.", show_default=False),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that decode; by default one a core.", show_default=False)
-    ] = None,
-    reread: Annotated[
-        bool, typer.Option("--reread", help="Read every file again, also those unchanged by name, size and date.")
-    ] = False,
-    describe: Annotated[Path | None, _option("YAML file that describes your cohort; options add to it.")] = None,
-    name: Annotated[str | None, _option("Name of your cohort; its tasks are called after it.")] = None,
-    table: Annotated[list[str] | None, _option("CSV, XLSX or Parquet file in the raw folder.")] = None,
-    header: Annotated[int | None, _option("Row of the table that names the columns.")] = None,
-    sheet: Annotated[str | None, _option("Sheet of a workbook; by default the first.")] = None,
-    images: Annotated[list[str] | None, _option("Folder of the images in the raw folder; may be repeated.")] = None,
-    file: Annotated[str | None, _option("A row's file, columns in braces: '{exam}' finds exam.dcm, exam.png.")] = None,
-    match: Annotated[
-        str | None, _option("If a row is a patient: what of a file names it: stem, folder, dicom:PatientID.")
-    ] = None,
-    key: Annotated[str | None, _option("Column that --match equals; by default that of --patient.")] = None,
-    path: Annotated[str | None, _option("Pattern of paths; its named groups are columns path:NAME.")] = None,
-    image_id: Annotated[str | None, _option("Column that identifies an image; by default its file.", "--id")] = None,
-    patient: Annotated[str | None, _option("Column that identifies a patient.")] = None,
-    center: Annotated[str | None, _option("Column of the centre.")] = None,
-    view: Annotated[str | None, _option("Column of the view (AP, PA, LATERAL), or dicom:ViewPosition.")] = None,
-    order: Annotated[str | None, _option("Column of the date or number that orders a patient's images.")] = None,
-    order_format: Annotated[list[str] | None, _option("How its dates are written, e.g. %d.%m.%Y.")] = None,
-    label: Annotated[str | None, _option("Column of the outcome.")] = None,
-    event: Annotated[list[str] | None, _option("Its value of the adverse outcome; may be repeated.")] = None,
-    no_event: Annotated[list[str] | None, _option("Its value of the absence; may be repeated.")] = None,
-    unknown: Annotated[list[str] | None, _option("Its value that is no label; may be repeated.")] = None,
-    per_image: Annotated[bool, _option("Images of one patient may have different outcomes.", "--per-image")] = False,
-    covariate: Annotated[list[str] | None, _option("Further column for the manifest; may be repeated.")] = None,
-    keep: Annotated[list[str] | None, _option("Rows to use: COLUMN=VALUE,VALUE; may be repeated.")] = None,
-    key_file: Annotated[
-        Path | None,
-        _option("Secret that pseudonyms of your patients are made with; by default in the raw folder.", "--key-file"),
-    ] = None,
+    cohort: options.Cohort,
+    raw: options.Raw = None,
+    policy: options.Policy = None,
+    side: options.Side = None,
+    max_rejected: options.MaxRejected = None,
+    workers: options.Workers = None,
+    reread: options.Reread = False,
+    describe: options.Describe = None,
+    name: options.Name = None,
+    table: options.Table = None,
+    header: options.Header = None,
+    sheet: options.Sheet = None,
+    images: options.Images = None,
+    file: options.File = None,
+    match: options.Match = None,
+    key: options.Key = None,
+    path: options.PathPattern = None,
+    image_id: options.ImageId = None,
+    patient: options.Patient = None,
+    center: options.Center = None,
+    view: options.View = None,
+    order: options.Order = None,
+    order_format: options.OrderFormat = None,
+    label: options.Label = None,
+    event: options.Event = None,
+    no_event: options.NoEvent = None,
+    unknown: options.Unknown = None,
+    per_image: options.PerImage = False,
+    covariate: options.Covariate = None,
+    keep: options.Keep = None,
+    key_file: options.KeyFile = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -94,33 +57,13 @@ def prepare(
     with reported(debug=debug):
         import peftbench
 
-        declared = peftbench.describe(
-            cohort,
-            describe,
-            workspace=workspace,
-            name=name,
-            table=table or (),
-            header=header,
-            sheet=sheet,
-            images=images or (),
-            file=file,
-            match=match,
-            key=key,
-            path=path,
-            id=image_id,
-            patient=patient,
-            center=center,
-            view=view,
-            order=order,
-            order_format=order_format or (),
-            label=label,
-            event=event or (),
-            no_event=no_event or (),
-            unknown=unknown or (),
-            per_image=per_image,
-            covariates=covariate or (),
-            keep=keep or (),
-        )
+        own: Options = {
+            "name": name, "table": table, "header": header, "sheet": sheet, "images": images, "file": file,
+            "match": match, "key": key, "path": path, "id": image_id, "patient": patient, "center": center,
+            "view": view, "order": order, "order_format": order_format, "label": label, "event": event,
+            "no_event": no_event, "unknown": unknown, "per_image": per_image, "covariates": covariate, "keep": keep,
+        }  # fmt: skip
+        declared = peftbench.describe(cohort, describe, workspace=workspace, **own)
         with TerminalProgress() as progress:
             result = peftbench.prepare(
                 declared,
@@ -134,17 +77,22 @@ def prepare(
                 reread=reread,
                 progress=progress,
             )
-        for each in result.rejected[:_MOST_NAMED]:
-            say(f"rejected {each.file}: {each.reason}")
-        if len(result.rejected) > _MOST_NAMED:
-            say(f"rejected {len(result.rejected) - _MOST_NAMED} more: --json lists all")
-        for note in result.notes:
-            say(f"note: {note}")
-        if result.private:
-            say(f"note: key and mapping of the pseudonyms stay in {result.private}: keep them, and keep them secret")
+        _tell(result)
         if not as_json:
             _flow(result).show()
         answer(result.to_json(), as_json=as_json, table=_tasks(result))
+
+
+def _tell(result: Any) -> None:
+    """Rejected files and whatever else was noticed."""
+    for each in result.rejected[:_MOST_NAMED]:
+        say(f"rejected {each.file}: {each.reason}")
+    if len(result.rejected) > _MOST_NAMED:
+        say(f"rejected {len(result.rejected) - _MOST_NAMED} more: --json lists all")
+    for note in result.notes:
+        say(f"note: {note}")
+    if result.private:
+        say(f"note: key and mapping of the pseudonyms stay in {result.private}: keep them, and keep them secret")
 
 
 def _flow(result: Any) -> Table:

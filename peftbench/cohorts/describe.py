@@ -57,10 +57,10 @@ class Options(TypedDict, total=False):
     """
 
     name: str | None
-    table: str | Sequence[str]
+    table: str | Sequence[str] | None
     header: int | None
     sheet: str | None
-    images: str | Sequence[str]
+    images: str | Sequence[str] | None
     file: str | None
     match: str | None
     key: str | None
@@ -70,14 +70,14 @@ class Options(TypedDict, total=False):
     center: str | None
     view: str | None
     order: str | None
-    order_format: str | Sequence[str]
+    order_format: str | Sequence[str] | None
     label: str | None
-    event: str | Sequence[str]
-    no_event: str | Sequence[str]
-    unknown: str | Sequence[str]
+    event: str | Sequence[str] | None
+    no_event: str | Sequence[str] | None
+    unknown: str | Sequence[str] | None
     per_image: bool
-    covariates: str | Sequence[str]
-    keep: str | Sequence[str]
+    covariates: str | Sequence[str] | None
+    keep: str | Sequence[str] | None
 
 
 _AS_THEY_ARE = ("name", "images", "file", "match", "key", "path", "id", "patient", "center")
@@ -213,15 +213,10 @@ def _column_of(told: Any) -> Any:
     return told.get("column", "") if isinstance(told, Mapping) else (told or "")
 
 
-_VIEWS = {
-    "AP": "AP",
-    "PA": "PA",
-    "LATERAL": "LATERAL",
-    "LAT": "LATERAL",
-    "LL": "LATERAL",
-    "RL": "LATERAL",
-    "L": "LATERAL",
-}
+_LATERAL = ("LATERAL", "LAT", "LL", "RL", "L")
+
+_VIEWS = {"AP": "AP", "PA": "PA", **dict.fromkeys(_LATERAL, "LATERAL")}
+"""What tables and headers call a view, as the benchmark does."""
 
 
 def _as_view(told: Any) -> Any:
@@ -270,31 +265,10 @@ def _covariates(columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _filled_in(told: dict[str, Any]) -> dict[str, Any]:
-    """What need not be said: title, secrecy, labels that are the patient's, tasks, their cohort and question."""
+    """What need not be said: of one's own cohort nearly everything, of any its tasks' cohort and question."""
     name = str(told.setdefault("name", TABLE))
-    own = name not in COHORTS
-    if own:
-        told.setdefault("title", f"the cohort {name}")
-        told.setdefault("identifiers", SECRET)
-        labels = told.get("labels") or {}
-        if not isinstance(labels, Mapping):
-            raise ConfigError(
-                f"`labels` of the description is {labels!r}, expected a name with column, event, no_event"
-            )
-        told["labels"] = {str(label): _own_label(said) for label, said in labels.items()}
-        if "view" in told:
-            told["view"] = _as_view(told["view"])
-        if isinstance(told.get("order"), str):
-            told["order"] = {"column": told["order"], "kind": "order"}
-        elif isinstance(told.get("order"), Mapping):
-            told["order"] = {"kind": "order", **told["order"]}
-        covariates = told.get("covariates")
-        if isinstance(covariates, str | list | tuple):
-            told["covariates"] = _covariates([str(column) for column in _listed(covariates)])
-        elif isinstance(covariates, Mapping):
-            told["covariates"] = {str(name): _own_covariate(said) for name, said in covariates.items()}
-        if told.get("tasks") is None:
-            told["tasks"] = [task for label in told["labels"] for task in _usual_tasks(name, label)]
+    if name not in COHORTS:
+        _fill_own(told, name)
     tasks = told["tasks"] if told.get("tasks") is not None else []
     if not isinstance(tasks, list | tuple):
         raise ConfigError(
@@ -303,6 +277,35 @@ def _filled_in(told: dict[str, Any]) -> dict[str, Any]:
     labels = told.get("labels") or {}
     told["tasks"] = [_task(task, name, labels) if isinstance(task, Mapping) else task for task in tasks]
     return told
+
+
+def _fill_own(told: dict[str, Any], name: str) -> None:
+    """Title, secrecy, labels that are the patient's, short forms, and two tasks a label."""
+    told.setdefault("title", f"the cohort {name}")
+    told.setdefault("identifiers", SECRET)
+    labels = told.get("labels") or {}
+    if not isinstance(labels, Mapping):
+        raise ConfigError(f"`labels` of the description is {labels!r}, expected a name with column, event, no_event")
+    told["labels"] = {str(label): _own_label(said) for label, said in labels.items()}
+    if "view" in told:
+        told["view"] = _as_view(told["view"])
+    if "order" in told:
+        told["order"] = _own_order(told["order"])
+    if "covariates" in told:
+        told["covariates"] = _own_covariates(told["covariates"])
+    if told.get("tasks") is None:
+        told["tasks"] = [task for label in told["labels"] for task in _usual_tasks(name, label)]
+
+
+def _own_order(said: Any) -> Any:
+    told = {"column": said} if isinstance(said, str) else said
+    return {"kind": "order", **told} if isinstance(told, Mapping) else told
+
+
+def _own_covariates(said: Any) -> Any:
+    if isinstance(said, Mapping):
+        return {str(name): _own_covariate(column) for name, column in said.items()}
+    return _covariates([str(column) for column in _listed(said)]) if isinstance(said, str | list | tuple) else said
 
 
 def _own_covariate(said: Any) -> Any:

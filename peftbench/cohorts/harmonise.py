@@ -7,19 +7,17 @@ import pandas as pd
 from peftbench.cohorts.columns import ordered, read_column, read_label
 from peftbench.cohorts.declaration import SECRET, Cohort
 from peftbench.cohorts.rows import understood
-from peftbench.cohorts.secrets import Pseudonyms
 
 VIEWS = ("AP", "PA", "LATERAL")
 """Views that the benchmark knows."""
 
 
-def harmonise(declared: Cohort, table: pd.DataFrame, names: Pseudonyms) -> pd.DataFrame:
-    """Raw rows to the manifest's columns without digests: pseudonyms, centre, view, order, labels, covariates.
+def harmonise(declared: Cohort, table: pd.DataFrame) -> pd.DataFrame:
+    """Raw rows to the manifest's columns without pseudonyms and digests: centre, view, order, labels, covariates.
 
     Args:
         declared: the cohort.
         table: raw columns as text.
-        names: makes pseudonyms.
 
     Returns:
         One row a raw row, in the same order; a label is `yes`, `no` or None.
@@ -27,13 +25,11 @@ def harmonise(declared: Cohort, table: pd.DataFrame, names: Pseudonyms) -> pd.Da
     Raises:
         RawDataError: a value is not understood.
     """
-    return understood(declared, partial(_canonical, declared, names), table)
+    return understood(declared, partial(_canonical, declared), table)
 
 
-def _canonical(declared: Cohort, names: Pseudonyms, table: pd.DataFrame) -> pd.DataFrame:
-    patients = {raw: names.of("patient", raw) for raw in set(table[declared.patient].str.strip())}
+def _canonical(declared: Cohort, table: pd.DataFrame) -> pd.DataFrame:
     columns = {
-        "patient_id": table[declared.patient].str.strip().map(patients),
         "center": read_column(table, declared.center),
         "view": read_column(table, declared.view),
         "acquired": _acquired(declared, table),
@@ -48,4 +44,4 @@ def _acquired(declared: Cohort, table: pd.DataFrame) -> "pd.Series[float]":
     found = ordered(table, declared.order)
     if declared.order.kind == "number" and declared.identifiers != SECRET:
         return found
-    return found - found.groupby(table[declared.patient].str.strip()).transform("min")
+    return found - found.groupby(table[declared.patient]).transform("min")

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -16,6 +17,7 @@ from peftbench.cohorts.ledger import Ledger
 from peftbench.cohorts.registry import COHORTS, get_cohort, known_cohorts
 from peftbench.cohorts.rows import FILE, RawRows, Rejection, read_rows
 from peftbench.cohorts.secrets import KEY_FILE, Pseudonyms, fingerprint_of, published, with_key
+from peftbench.cohorts.sheets import LINE
 from peftbench.errors import ConfigError, RawDataError
 from peftbench.imaging.policy import PixelPolicy, as_policy
 from peftbench.imaging.reading import Picture
@@ -27,6 +29,22 @@ from peftbench.protocol.workspace import Workspace
 from stores.atomic import write_atomic
 from stores.images import ImageStore
 from stores.keys import canonical_json
+
+
+class Found(NamedTuple):
+    """What was found in a raw folder.
+
+    Attributes:
+        declared: the cohort.
+        rows: its raw rows.
+        canonical: the same rows as the manifest will have them, without pseudonyms and digests.
+        names: makes pseudonyms.
+    """
+
+    declared: Cohort
+    rows: RawRows
+    canonical: pd.DataFrame
+    names: Pseudonyms
 
 
 def prepare(
@@ -81,10 +99,20 @@ def prepare(
     folder = Path(raw) if raw is not None else _generate(place, told)
     rows = read_rows(declared, folder, told, avoid=place.root)
     # A value that is not understood is found now, not after hours of decoding, and before anything is written.
-    _try_rules(declared, harmonise(declared, rows.table, published(declared.name)))
+    canonical = harmonise(declared, rows.table)
+    _try_rules(declared, canonical)
     place.ensure_writable()
     names = _pseudonyms(declared, folder, key_file, place, told)
-    return _bring_in(declared, rows, place, pixels, names, told, crew, max_rejected=max_rejected, reread=reread)
+    found = Found(declared, rows, canonical, names)
+    store = ImageStore.create(place.images(declared.name, pixels.digest), pixels.recipe, pixels.side, patience(told))
+    ledger = Ledger(place.ledger(declared.name), names, trusted=not reread)
+    pictures = store_pictures(store, rows.table[FILE].tolist(), rows.files, pixels, ledger, told, crew)
+    rejected = [*rows.rejected, *_unreadable(rows, pictures)]
+    _refuse_too_many(found, rejected, max_rejected)
+    manifest = _manifest(found, pictures, store)
+    _tell_shared(manifest, told)
+    _write(found, place, manifest, rejected, pixels, store.folder.name)
+    return _result(found, manifest, rejected)
 
 
 def _policy(policy: str | PixelPolicy | None, side: int | None, cohort: str, place: Workspace) -> PixelPolicy:
@@ -168,81 +196,59 @@ def _pseudonyms(declared: Cohort, raw: Path, key: str | Path | None, place: Work
     return names
 
 
-def _bring_in(
-    declared: Cohort,
-    rows: RawRows,
-    place: Workspace,
-    policy: PixelPolicy,
-    names: Pseudonyms,
-    told: Progress,
-    workers: int,
-    *,
-    max_rejected: float | None,
-    reread: bool,
-) -> PrepareResult:
-    canonical = harmonise(declared, rows.table, names)
-    folder = place.images(declared.name, policy.digest)
-    store = ImageStore.create(folder, policy.recipe, policy.side, patience(told))
-    ledger = Ledger(place.ledger(declared.name), names, trusted=not reread)
-    pictures = store_pictures(store, rows.table[FILE].tolist(), rows.files, policy, ledger, told, workers)
-    rejected = [*rows.rejected, *_unreadable(rows, pictures)]
-    _refuse_too_many(declared, rows, rejected, names, max_rejected)
-    manifest = _manifest(declared, rows, canonical, pictures, store, names)
-    shared = shared_between_patients(manifest)
-    if shared:
+def _tell_shared(manifest: Manifest, told: Progress) -> None:
+    if shared := shared_between_patients(manifest):
         told.note(
             f"{shared} images stand under several patients with the same pixels: a split by patient cannot keep "
             "them apart; `peftbench splits audit TASK` lists them, and can group their patients"
         )
-    _write(declared, rows, place, manifest, rejected, policy, names, folder.name)
-    return _result(declared, rows, manifest, rejected, names)
 
 
 def _write(
-    declared: Cohort,
-    rows: RawRows,
-    place: Workspace,
-    manifest: Manifest,
-    rejected: list[Rejection],
-    policy: PixelPolicy,
-    names: Pseudonyms,
-    image_store: str,
+    found: Found, place: Workspace, manifest: Manifest, rejected: list[Rejection], policy: PixelPolicy, image_store: str
 ) -> None:
     """Mapping, description, card, and last the manifest: a cohort is prepared when it has one."""
-    _note_secrets(declared, rows, rejected, names)
+    declared = found.declared
+    _note_mapping(found)
+    _note_rejected(found.names, rejected)
     if COHORTS.get(declared.name) != declared:
         write_atomic(place.description(declared.name), canonical_json(declared.model_dump(mode="json")))
     else:
         place.description(declared.name).unlink(missing_ok=True)
-    flow = flow_of(rows, [each.reason for each in rejected], len(manifest.frame))
-    card = cohort_card(declared, manifest, flow, policy, image_store, names.fingerprint)
+    flow = flow_of(found.rows, [each.reason for each in rejected], len(manifest.frame))
+    card = cohort_card(declared, manifest, flow, policy, image_store, found.names.fingerprint)
     write_atomic(place.card(declared.name), canonical_json(card))
     manifest.write(place.manifest(declared.name))
 
 
-def _note_secrets(declared: Cohort, rows: RawRows, rejected: list[Rejection], names: Pseudonyms) -> None:
-    """What is for the owner of the raw data alone: who is behind a pseudonym, and which files were rejected."""
-    id_column = declared.id or FILE
-    ids = zip(rows.table[id_column], rows.table[declared.patient].str.strip(), strict=True)
+def _note_mapping(found: Found) -> None:
+    """Who is behind a pseudonym: for the owner of the raw data alone."""
+    names, table = found.names, found.rows.table
+    id_column, patient_column = found.declared.id or FILE, found.declared.patient
+    ids = zip(table[id_column], table[patient_column], strict=True)
     mapping = [(names.of("sample", raw), raw, names.of("patient", patient), patient) for raw, patient in ids]
-    names.note("ids", ("sample_id", id_column, "patient_id", declared.patient), mapping)
-    names.note("rejected", ("file", "line", "reason"), [(each.file, str(each.line), each.reason) for each in rejected])
+    names.note("ids", ("sample_id", id_column, "patient_id", patient_column), mapping)
+
+
+def _note_rejected(names: Pseudonyms, rejected: list[Rejection]) -> Path | None:
+    """Which files were rejected: a hospital's own names stay with the raw data."""
+    rows = [(each.file, str(each.line), each.reason) for each in rejected]
+    return names.note("rejected", ("file", "line", "reason"), rows)
 
 
 def _unreadable(rows: RawRows, pictures: Sequence[Picture]) -> list[Rejection]:
-    lines = rows.table["_line"] if "_line" in rows.table.columns else [0] * len(pictures)
+    lines = rows.table[LINE] if LINE in rows.table.columns else [0] * len(pictures)
     told = zip(rows.table[FILE], pictures, lines, strict=True)
     return [Rejection(name, each.fault, int(line)) for name, each, line in told if each.fault]
 
 
-def _refuse_too_many(
-    declared: Cohort, rows: RawRows, rejected: list[Rejection], names: Pseudonyms, allowed: float | None
-) -> None:
+def _refuse_too_many(found: Found, rejected: list[Rejection], allowed: float | None) -> None:
+    declared, rows, names = found.declared, found.rows, found.names
     total = len(rows.files) + len(rows.rejected)
     usable = total - len(rejected)
     if usable and (allowed is None or len(rejected) <= allowed * total):
         return
-    path = names.note("rejected", ("file", "line", "reason"), [(e.file, str(e.line), e.reason) for e in rejected])
+    path = _note_rejected(names, rejected)
     common = "; ".join(f"{reason}: {count}" for reason, count in Counter(e.reason for e in rejected).most_common(3))
     if usable:
         share = (
@@ -269,34 +275,29 @@ def _shown(rejection: Rejection, names: Pseudonyms, number: int) -> str:
     return f"line {rejection.line}" if rejection.line else f"no. {number}"
 
 
-def _manifest(
-    declared: Cohort,
-    rows: RawRows,
-    canonical: pd.DataFrame,
-    pictures: Sequence[Picture],
-    store: ImageStore,
-    names: Pseudonyms,
-) -> Manifest:
+def _manifest(found: Found, pictures: Sequence[Picture], store: ImageStore) -> Manifest:
+    declared, names = found.declared, found.names
     usable = [not each.fault for each in pictures]
     kept = [each for each in pictures if not each.fault]
-    raw_ids = rows.table.loc[usable, declared.id or FILE]
-    canonical = canonical[usable].reset_index(drop=True)
+    raw = found.rows.table[usable]
+    canonical = found.canonical[usable].reset_index(drop=True)
+    patients = {patient: names.of("patient", patient) for patient in set(raw[declared.patient])}
     identity = pd.DataFrame(
         {
-            "sample_id": [names.of("sample", raw_id) for raw_id in raw_ids],
-            **{column: canonical[column] for column in ("patient_id", "center", "view", "acquired")},
+            "sample_id": [names.of("sample", raw_id) for raw_id in raw[declared.id or FILE]],
+            "patient_id": raw[declared.patient].map(patients).to_numpy(),
+            **{column: canonical[column] for column in ("center", "view", "acquired")},
             "file_digest": [each.file_digest for each in kept],
             "image_digest": [store.known_sources[each.source] for each in kept],
         }
     )
-    rest = canonical.drop(columns=["patient_id", "center", "view", "acquired"])
+    rest = canonical.drop(columns=["center", "view", "acquired"])
     frame = pd.concat([identity, rest], axis=1)
     return Manifest(declared.name, frame.sort_values(["patient_id", "acquired"], kind="stable", ignore_index=True))
 
 
-def _result(
-    declared: Cohort, rows: RawRows, manifest: Manifest, rejected: list[Rejection], names: Pseudonyms
-) -> PrepareResult:
+def _result(found: Found, manifest: Manifest, rejected: list[Rejection]) -> PrepareResult:
+    declared, rows, names = found.declared, found.rows, found.names
     frame = manifest.frame
     return PrepareResult(
         cohort=declared.name,
