@@ -44,6 +44,7 @@ def prepare(
     unknown: options.Unknown = None,
     per_image: options.PerImage = False,
     covariate: options.Covariate = None,
+    clinical: options.Clinical = None,
     keep: options.Keep = None,
     key_file: options.KeyFile = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
@@ -61,7 +62,8 @@ def prepare(
             "name": name, "table": table, "header": header, "sheet": sheet, "images": images, "file": file,
             "match": match, "key": key, "path": path, "id": image_id, "patient": patient, "center": center,
             "view": view, "order": order, "order_format": order_format, "label": label, "event": event,
-            "no_event": no_event, "unknown": unknown, "per_image": per_image, "covariates": covariate, "keep": keep,
+            "no_event": no_event, "unknown": unknown, "per_image": per_image, "covariates": covariate,
+            "clinical": clinical, "keep": keep,
         }  # fmt: skip
         declared = peftbench.describe(cohort, describe, workspace=workspace, **own)
         with TerminalProgress() as progress:

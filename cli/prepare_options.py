@@ -65,6 +65,9 @@ NoEvent = Annotated[list[str] | None, own("Its value of the absence; may be repe
 Unknown = Annotated[list[str] | None, own("Its value that is no label; may be repeated.")]
 PerImage = Annotated[bool, own("Images of one patient may have different outcomes.", "--per-image")]
 Covariate = Annotated[list[str] | None, own("Further column for the manifest; may be repeated.")]
+Clinical = Annotated[
+    list[str] | None, own("Column of the manifest that is known when the film is taken, e.g. age; may be repeated.")
+]
 Keep = Annotated[list[str] | None, own("Rows to use: COLUMN=VALUE,VALUE; may be repeated.")]
 KeyFile = Annotated[
     Path | None,

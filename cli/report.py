@@ -25,7 +25,10 @@ def report(
         with TerminalProgress() as progress:
             result = peftbench.report(workspace=workspace, out=out, progress=progress)
         shown = brief(next(path for path in result.tables if path.endswith(".csv")))
-        table = Table("mean ± standard deviation over folds; folds are divided by patient", *shown)
+        title = "mean ± standard deviation over folds; folds are divided by patient"
+        table = Table(title, shown.columns, shown.rows)
         answer(result.to_json(), as_json=as_json, table=table)
+        if not as_json and shown.left_out:
+            typer.echo(f"{shown.left_out} more rows are in the tables")
         if not as_json:
             typer.echo(f"{result.records} records; tables: {', '.join(result.tables)}; the report: {result.html}")

@@ -13,7 +13,7 @@ from peftbench.backbones.registry import all_cards, parse_backbone
 from peftbench.cohorts.declaration import Cohort
 from peftbench.cohorts.registry import known_cohorts, known_tasks
 from peftbench.errors import WeightsError, unknown_name
-from peftbench.probing.registry import CONTROLS, PROBES
+from peftbench.probing.registry import CONTROLS, PROBES, SETS, SURVIVAL, classical_titles
 from peftbench.protocol.results import Result
 from peftbench.protocol.workspace import Workspace
 from peftbench.strategies.registry import STRATEGIES
@@ -154,7 +154,13 @@ def _strategies() -> list[dict[str, Any]]:
 
 
 def _probes() -> list[dict[str, Any]]:
-    kinds = (("probe", PROBES), ("control", CONTROLS))
+    kinds = (
+        ("probe", PROBES),
+        ("classical", classical_titles()),
+        ("survival", SURVIVAL),
+        ("set", SETS),
+        ("control", CONTROLS),
+    )
     return [{"name": name, "kind": kind, "what": what} for kind, known in kinds for name, what in known.items()]
 
 

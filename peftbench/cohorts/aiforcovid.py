@@ -20,6 +20,46 @@ def derive(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(hospital=table["Hospital"].str.strip().str.upper(), died=death)
 
 
+_MEASURED = {
+    "temperature": "Temp_C",
+    "days_of_fever": "DaysFever",
+    "wbc": "WBC",
+    "rbc": "RBC",
+    "crp": "CRP",
+    "fibrinogen": "Fibrinogen",
+    "glucose": "Glucose",
+    "pct": "PCT",
+    "ldh": "LDH",
+    "inr": "INR",
+    "d_dimer": "D-dimer",
+    "oxygen": "Ox_percentage",
+    "pao2": "PaO2",
+    "sao2": "SaO2",
+    "paco2": "PaCO2",
+    "ph": "pH",
+}
+
+_SAID = {
+    "positive_at_admission": "Positivity at admission",
+    "cough": "Cough",
+    "difficulty_in_breathing": "DifficultyInBreathing",
+    "cardiovascular_disease": "CardiovascularDisease",
+    "ischemic_heart_disease": "IschemicHeartDisease",
+    "atrial_fibrillation": "AtrialFibrillation",
+    "heart_failure": "HeartFailure",
+    "stroke": "Ictus",
+    "high_blood_pressure": "HighBloodPressure",
+    "diabetes": "Diabetes",
+    "dementia": "Dementia",
+    "copd": "BPCO",
+    "cancer": "Cancer",
+    "chronic_kidney_disease": "Chronic Kidney disease",
+    "obesity": "Obesity",
+    "position": "Position",
+}
+"""Findings and illnesses at admission, and how the patient lay for the film. `RespiratoryFailure` is left out: the
+table does not say whether it is an illness from before or the failure that ventilation, the outcome, is for."""
+
 _QUESTION = "from the film at admission, in a hospital that no training patient came from?"
 
 COHORT = Cohort(
@@ -44,10 +84,13 @@ COHORT = Cohort(
     covariates={
         "age": Column(column="Age", kind="number", optional=True),
         "sex": Column(column="Sex", optional=True),
+        **{name: Column(column=column, kind="number", optional=True) for name, column in _MEASURED.items()},
+        **{name: Column(column=column, kind="auto", optional=True) for name, column in _SAID.items()},
     },
     needs=("Hospital", "Death"),
     derives=("hospital", "died"),
     derive=derive,
+    clinical=("age", "sex", *_MEASURED, *_SAID),
     tasks=(
         Task(
             name="AFC",

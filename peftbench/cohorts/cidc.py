@@ -8,6 +8,11 @@ from peftbench.protocol.tasks import RowRule, Task
 
 _FRONTAL = RowRule(column="view", values=("AP", "PA"), reason="lateral, or the view is not stated")
 _UNSTATED = ("", "?", "Would have been stated", "unclear", "unknown")
+_MEASURED = ("temperature", "pO2_saturation", "leukocyte_count", "neutrophil_count", "lymphocyte_count")
+"""Of the image's own row; on which day they were measured the collection does not say. What is told of the whole
+illness (`intubated`, `needed_supplemental_O2`) or is the outcome already seen (`in_icu`, `intubation_present`) is left
+out."""
+
 _CAVEAT = "images come from some fifty places, many as figures of articles; who was published is no random choice"
 
 COHORT = Cohort(
@@ -38,7 +43,9 @@ COHORT = Cohort(
     covariates={
         "age": Column(column="age", kind="number", optional=True),
         "sex": Column(column="sex", optional=True),
+        **{name: Column(column=name, kind="number", optional=True) for name in _MEASURED},
     },
+    clinical=("age", "sex", *_MEASURED),
     tasks=(
         Task(
             name="CIDC_icu",

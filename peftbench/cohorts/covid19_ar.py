@@ -8,6 +8,17 @@ from peftbench.protocol.tasks import RowRule, Task
 
 _VIEW = "dicom:ViewPosition"
 
+_ILLNESSES = {
+    "tuberculosis": "TUBERCULOSIS",
+    "chronic_kidney_disease": "CHRONIC KIDNEY DISEASE",
+    "diabetes_1": "DIABETES TYPE I",
+    "diabetes_2": "DIABETES TYPE II",
+    "transplant": "TRANSPLANT",
+    "dialysis": "HEMODIALYSIS PRE DIAGNOSIS",
+    "cancer": "CANCER",
+}
+"""From before the diagnosis. Weight and body mass index are the latest ones, which may be from after the film."""
+
 
 def derive(table: pd.DataFrame) -> pd.DataFrame:
     """The view, by header or by the series' name; films in the order of their dates, then of their series."""
@@ -57,7 +68,9 @@ COHORT = Cohort(
     covariates={
         "age": Column(column="AGE", kind="number", optional=True),
         "sex": Column(column="SEX", optional=True),
+        **{name: Column(column=column, optional=True) for name, column in _ILLNESSES.items()},
     },
+    clinical=("age", "sex", *_ILLNESSES),
     needs=(
         "Series Description",
         "Study Description",

@@ -65,6 +65,8 @@ class Crew(Generic[Item, Shared, Answer]):
         shared: sent to each process once.
         died: the answer for an item whose process died of it.
         workers: processes.
+        memory: bytes that a process may take beyond what it starts with; None for no bound.
+        patience: seconds that an item may take; None for no bound.
     """
 
     def __init__(
@@ -73,11 +75,16 @@ class Crew(Generic[Item, Shared, Answer]):
         shared: Shared,
         died: Callable[[Item], Answer],
         workers: int,
+        *,
+        memory: int | None = MEMORY,
+        patience: float | None = PATIENCE,
     ) -> None:
         self.work = work
         self.shared = shared
         self.died = died
         self.workers = workers
+        self.memory = memory
+        self.patience = patience
 
     def map(self, items: Iterable[Item], few: int = FEW) -> Iterator[Answer]:
         """The answers, in the order of the items; begun no more than is soon asked for.
@@ -117,7 +124,7 @@ class Crew(Generic[Item, Shared, Answer]):
         pool = ThreadPoolExecutor(self.workers)
         try:
             for _ in range(self.workers):
-                started.append(_Hand(self.work, self.shared))
+                started.append(_Hand(self.work, self.shared, self.memory, self.patience))
                 hands.put(started[-1])
             for hand in started:
                 hand.greet()
@@ -136,8 +143,11 @@ class Crew(Generic[Item, Shared, Answer]):
 class _Hand:
     """One process, and the pipe to it."""
 
-    def __init__(self, work: Callable[[Any, Any], Any], shared: Any) -> None:
-        self._task = pickle.dumps((work.__module__, work.__qualname__, shared))
+    def __init__(
+        self, work: Callable[[Any, Any], Any], shared: Any, memory: int | None, patience: float | None
+    ) -> None:
+        self._task = pickle.dumps((work.__module__, work.__qualname__, shared, memory))
+        self._patience = patience
         self._ended = False
         self.begin()
 
@@ -179,7 +189,7 @@ class _Hand:
             EOFError: the process died of it, or was killed because it took too long.
         """
         _write(self._stdin, pickle.dumps(item))
-        if not select.select([self._stdout], [], [], PATIENCE)[0]:
+        if not select.select([self._stdout], [], [], self._patience)[0]:
             self._process.kill()
             self._process.wait()
             raise EOFError
@@ -208,9 +218,9 @@ def serve() -> None:
     asked = sys.stdin.buffer
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    module, name, shared = pickle.loads(_read(asked))  # noqa: S301 - from the process that has started this one
+    module, name, shared, memory = pickle.loads(_read(asked))  # noqa: S301 - from the process that has started this one
     work = getattr(import_module(module), name)
-    _bound_memory()
+    _bound_memory(memory)
     _write(answers, b"ready")
     while True:
         try:
@@ -220,14 +230,14 @@ def serve() -> None:
         _write(answers, pickle.dumps(work(item, shared), protocol=pickle.HIGHEST_PROTOCOL))
 
 
-def _bound_memory() -> None:
-    if sys.platform != "linux":
+def _bound_memory(memory: int | None) -> None:
+    if memory is None or sys.platform != "linux":
         return
     with open("/proc/self/statm", encoding="ascii") as stream:  # noqa: PTH123 - no file
         held = int(stream.read().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if soft == resource.RLIM_INFINITY or held + MEMORY < soft:
-        resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, hard))
+    if soft == resource.RLIM_INFINITY or held + memory < soft:
+        resource.setrlimit(resource.RLIMIT_AS, (held + memory, hard))
 
 
 def _write(stream: IO[bytes], body: bytes) -> None:

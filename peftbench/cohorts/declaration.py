@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, Self
 
 import pandas as pd
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from peftbench.protocol.tasks import Task
 
@@ -194,6 +194,8 @@ class Cohort(_Part):
         derives: columns that `derive` adds.
         derive: computes columns from the raw table's (text, empty for missing); it may reorder rows, and drops none.
         tasks: the questions.
+        clinical: covariates that are known when the film is taken (age, a blood value drawn before it): what a model of
+            clinical data may see. Never an outcome, nor a time to one.
     """
 
     name: str = Field(pattern=r"^[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")
@@ -221,6 +223,39 @@ class Cohort(_Part):
     derives: Names = ()
     derive: Derive | None = Field(default=None, exclude=True)
     tasks: tuple[Task, ...] = ()
+    clinical: Names = ()
+
+    @field_validator("tasks")
+    @classmethod
+    def _times_are_covariates(cls, value: tuple[Task, ...], info: ValidationInfo) -> tuple[Task, ...]:
+        covariates = info.data.get("covariates", {})
+        for task in value:
+            for column in task.time.columns if task.time else ():
+                if column not in covariates:
+                    raise ValueError(
+                        f"the task {task.name!r} reads its time from {column!r}, which is no covariate: "
+                        f"expected one of {', '.join(covariates) or 'none'}; name the column among `covariates`"
+                    )
+        return value
+
+    @field_validator("clinical")
+    @classmethod
+    def _known_at_the_film(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Refuse what is no covariate, and what tells the outcome: a model that sees it would only repeat it."""
+        covariates, labels = info.data.get("covariates", {}), info.data.get("labels", {})
+        outcomes = {label.column for label in labels.values()}
+        times = {column for task in info.data.get("tasks", ()) if task.time for column in task.time.columns}
+        for name in value:
+            if name in labels or (name in covariates and covariates[name].column in outcomes):
+                raise ValueError(f"{name!r} is an outcome, which nobody knows when the film is taken: leave it out")
+            if name in times:
+                raise ValueError(f"{name!r} is the time to an outcome, unknown when the film is taken: leave it out")
+            if name not in covariates:
+                raise ValueError(
+                    f"{name!r} is no covariate: expected one of {', '.join(covariates) or 'none'}; name the column "
+                    "among `covariates`"
+                )
+        return tuple(dict.fromkeys(value))
 
     @property
     def rows_are_files(self) -> bool:

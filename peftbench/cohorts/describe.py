@@ -16,7 +16,7 @@ from peftbench.cohorts.checking import check
 from peftbench.cohorts.declaration import SECRET, Cohort, Column, Keep, Label, Sheet
 from peftbench.cohorts.registry import COHORTS, get_cohort
 from peftbench.errors import ConfigError
-from peftbench.protocol.tasks import RowRule, Task
+from peftbench.protocol.tasks import RowRule, Task, TimeToEvent
 from peftbench.protocol.workspace import Workspace
 
 TABLE = "table"
@@ -53,6 +53,7 @@ class Options(TypedDict, total=False):
         unknown: its values that are no label.
         per_image: whether images of one patient may have different outcomes.
         covariates: further columns for the manifest.
+        clinical: columns that are known when the film is taken; they become covariates as well.
         keep: rules `COLUMN=VALUE,VALUE` for the rows to use.
     """
 
@@ -77,6 +78,7 @@ class Options(TypedDict, total=False):
     unknown: str | Sequence[str] | None
     per_image: bool
     covariates: str | Sequence[str] | None
+    clinical: str | Sequence[str] | None
     keep: str | Sequence[str] | None
 
 
@@ -118,6 +120,8 @@ def describe(
     _tell_label(told, cohort, given)
     if "covariates" in given:
         told["covariates"] = _covariates(_several(given["covariates"]))
+    if "clinical" in given:
+        told["clinical"] = _several(given["clinical"])
     if "keep" in given:
         told["keep"] = [*told.get("keep", ()), *map(_rule, _several(given["keep"]))]
     return _validated(_filled_in(told))
@@ -269,6 +273,8 @@ def _filled_in(told: dict[str, Any]) -> dict[str, Any]:
     name = str(told.setdefault("name", TABLE))
     if name not in COHORTS:
         _fill_own(told, name)
+    if "clinical" in told:
+        _fill_clinical(told)
     tasks = told["tasks"] if told.get("tasks") is not None else []
     if not isinstance(tasks, list | tuple):
         raise ConfigError(
@@ -295,6 +301,21 @@ def _fill_own(told: dict[str, Any], name: str) -> None:
         told["covariates"] = _own_covariates(told["covariates"])
     if told.get("tasks") is None:
         told["tasks"] = [task for label in told["labels"] for task in _usual_tasks(name, label)]
+
+
+def _fill_clinical(told: dict[str, Any]) -> None:
+    """Clinical variables by the names of their covariates; a column that is no covariate yet becomes one."""
+    covariates, labels = told.get("covariates", {}), told.get("labels") or {}
+    if not isinstance(covariates, Mapping) or not isinstance(told["clinical"], str | list | tuple):
+        return  # Their form is wrong, and said to be so when the whole is validated.
+    # An outcome stays as it is named, so that it is refused rather than kept a second time as a covariate.
+    outcomes = {*labels, *map(_column_of, labels.values())}
+    by_column = {_column_of(said): name for name, said in covariates.items()}
+    asked = [str(name) for name in _listed(told["clinical"])]
+    new = _covariates([name for name in asked if name not in {*covariates, *by_column, *outcomes}])
+    by_column |= {said["column"]: name for name, said in new.items()}
+    told["covariates"] = {**covariates, **new}
+    told["clinical"] = [name if name in {*covariates, *outcomes} else by_column[name] for name in asked]
 
 
 def _own_order(said: Any) -> Any:
@@ -349,15 +370,21 @@ def _validated(told: dict[str, Any]) -> Cohort:
     return cohort
 
 
+_PARTS = (Cohort, Sheet, Column, Keep, Label, Task, RowRule, TimeToEvent)
+
+
 def _fault(found: Any) -> str:
     """One fault of pydantic's as part of a sentence."""
     where = ".".join(str(part) for part in found["loc"])
     if found["type"] == "extra_forbidden":
-        words = {word for part in (Cohort, Sheet, Column, Keep, Label, Task, RowRule) for word in part.model_fields}
+        words = {word for part in _PARTS for word in part.model_fields}
         near = difflib.get_close_matches(str(found["loc"][-1]), sorted(words), n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(Cohort.model_fields)}"
         return f"the description has an unknown word {where!r}: {hint}"
     if found["type"] == "missing":
         option = {"patient": "--patient COLUMN", "table": "--table FILE"}.get(where, "")
         return f"the description does not say {where!r}" + (f": add it, or give {option}" if option else "")
-    return f"{where} of the description is {found['input']!r}: {found['msg'].removeprefix('Value error, ')}"
+    told = str(found["msg"]).removeprefix("Value error, ")
+    if found["type"] == "value_error" and where in ("tasks", "clinical"):
+        return f"`{where}` of the description: {told}"
+    return f"{where} of the description is {found['input']!r}: {told}"

@@ -7,8 +7,9 @@ patient's, and the sicker a patient, the more films.
 import pandas as pd
 
 from peftbench.cohorts import nbia
+from peftbench.cohorts.columns import numbers
 from peftbench.cohorts.declaration import Cohort, Column, Keep, Label, Sheet
-from peftbench.protocol.tasks import RowRule, Task
+from peftbench.protocol.tasks import RowRule, Task, TimeToEvent
 
 SAME_EXPOSURE = 5.0
 """Seconds within which two films of a patient are one exposure."""
@@ -16,6 +17,24 @@ SAME_EXPOSURE = 5.0
 _TAGS = tuple(
     f"dicom:{tag}"
     for tag in ("ViewPosition", "AcquisitionTime", "SeriesNumber", "ImageType", "ReferencedImageSequence")
+)
+
+
+_BEFORE = (
+    "htn", "dm", "cad", "hf_ef", "ckd", "malignancies", "copd", "other_lung_disease", "kidney_transplant",
+    "smoking_status", "cough", "dyspnea", "nausea", "vomiting", "diarrhea", "abdominal_pain", "fever",
+)  # fmt: skip
+"""Illnesses and complaints that a patient came with. The laboratory's columns do not say on which day of the stay they
+were measured, and dialysis may have begun in it: they are left out."""
+
+_STAY = "length_of_stay"
+
+_TIME = TimeToEvent(
+    event="days_to_end_of_stay",
+    censored="days_to_end_of_stay",
+    origin="days from the film's day to the end of the stay, in death or in discharge; counted as if the patient's "
+    "first film were of the day of admission, because the table's dates may be shifted otherwise than the films'. Who "
+    "was discharged was not withdrawn by chance: it is the risk of death in hospital, not of death",
 )
 
 
@@ -37,8 +56,18 @@ def derive(table: pd.DataFrame) -> pd.DataFrame:
     films = films.sort_values(["_exposure", "_processed", "_number"], kind="stable", ignore_index=True)
     exposures = films.groupby("_exposure")["_moment"].transform("min")
     number = films["_exposure"] - films.groupby("Subject ID")["_exposure"].transform("min") + 1
-    films = films.assign(moment=exposures.map(repr), exposure=number.astype(str))
+    films = films.assign(moment=exposures.map(repr), exposure=number.astype(str), stay_left=_stay_left(films))
     return films.drop(columns=["_moment", "_timed", "_number", "_exposure", "_processed"])
+
+
+def _stay_left(films: pd.DataFrame) -> pd.Series:
+    """Days from a film's day to the end of its patient's stay, the first film being of the first day."""
+    if _STAY not in films.columns:
+        return pd.Series([""] * len(films), index=films.index)
+    day = films["_moment"] // 1
+    since_first = day - day.groupby(films["Subject ID"]).transform("min")
+    left = numbers(films, _STAY, strict=False) - since_first
+    return left.map(lambda days: "" if pd.isna(days) else repr(float(days)))
 
 
 _FRONTAL = RowRule(column="view", drop=("LATERAL",), reason="lateral")
@@ -57,6 +86,7 @@ def _task(name: str, label: str, *, once: bool = False, first: bool = False) -> 
         rules=(_FRONTAL,) if first else (),
         once_per="exposure" if once or first else "",
         first_image_only=first,
+        time=_TIME if label == "death" else None,
         caveat="" if first else _MANY if once else f"{_MANY}; almost every exposure is there twice",
     )
 
@@ -90,9 +120,12 @@ COHORT = Cohort(
         "age": Column(column="age.splits", optional=True),
         "sex": Column(column="gender_concept_name", optional=True),
         "ventilated": Column(column="was_ventilated", optional=True),
+        "days_to_end_of_stay": Column(column="stay_left", kind="number"),
+        **{name: Column(column=f"{name}_v", optional=True) for name in _BEFORE},
     },
+    clinical=("age", "sex", *_BEFORE),
     needs=("Study Date", *_TAGS),
-    derives=("film", "moment", "exposure"),
+    derives=("film", "moment", "exposure", "stay_left"),
     derive=derive,
     tasks=(
         _task("NY_small", "death", first=True),

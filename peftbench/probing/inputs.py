@@ -1,15 +1,16 @@
-"""What a probe reads: stored features of a task's images, or what a control is allowed to see."""
+"""What a probe reads: stored features of a task's images, in one or several readings of the same forward pass."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from peftbench.backbones.registry import parse_backbone
-from peftbench.errors import NotPreparedError
+from peftbench.errors import ConfigError, NotPreparedError
+from peftbench.probing.given import Given
 from peftbench.protocol.progress import Progress
 from peftbench.protocol.tasks import TaskRows
 from peftbench.protocol.workspace import Workspace
@@ -18,44 +19,69 @@ from stores.errors import StoreDamagedError, StoreError, StoreNotFoundError
 from stores.features import FeatureStore
 from stores.keys import digest_of
 
-VIEWS = ("AP", "PA")
-"""Views that the view control tells apart; all others are one more."""
+Reading = Literal["embedding", "blocks"]
 
-VIEW_CONTROL = "control:view"
+READINGS: dict[Reading, str] = {
+    "embedding": "the backbone's embedding",
+    "blocks": "chosen on validation: the last block or the last four, with and without the mean patch token "
+    "(a CNN: the embedding, alone or with its last stages)",
+}
+"""What `--reading` takes."""
+
+RANDOM_MARK = "@random:"
+"""Sets the seed of untrained weights apart from the architecture's name."""
 
 
 class ProbeInput(NamedTuple):
-    """A matrix to probe.
+    """What to probe.
 
     Attributes:
         name: of the backbone, or `control:...`.
-        matrix: (images, d), rows as the task's.
+        given: matrices, rows as the task's.
         identity: key of the feature store, or a digest of what the control sees.
         origin: for the record's provenance.
     """
 
     name: str
-    matrix: npt.NDArray[np.floating]
+    given: Given
     identity: str
     origin: dict[str, Any]
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the matrix: its type, shape and bytes."""
-        header = f"{self.matrix.dtype}:{self.matrix.shape}:".encode()
-        return hashlib.sha256(header + np.ascontiguousarray(self.matrix).tobytes()).hexdigest()
+        """SHA-256 of the matrices: their names, types, shapes and bytes."""
+        parts = [*self.given.readings.items()]
+        parts += [] if self.given.clinical is None else [("clinical", self.given.clinical)]
+        if len(parts) == 1 and self.given.clinical is None:
+            return matrix_digest(parts[0][1])
+        return digest_of([[name, matrix_digest(matrix)] for name, matrix in parts])
+
+    @property
+    def features(self) -> int:
+        """How many numbers an image has, in the widest reading."""
+        clinical = 0 if self.given.clinical is None else self.given.clinical.shape[1]
+        return max((matrix.shape[1] for matrix in self.given.readings.values()), default=0) + clinical
+
+    def joined(self, clinical: npt.NDArray[np.floating], names: Sequence[str]) -> "ProbeInput":
+        """The same features with clinical variables beside them."""
+        identity = digest_of([self.identity, "clinical", list(names)])
+        origin = {**self.origin, "clinical": list(names)}
+        return ProbeInput(f"{self.name} + clinical", self.given._replace(clinical=clinical), identity, origin)
 
 
-def view_control(rows: TaskRows) -> ProbeInput:
-    """The control that sees only how the patient was filmed: one column a view, 0 or 1."""
-    view = rows.frame["view"].fillna("").to_numpy(dtype=str)
-    matrix = np.stack([*(view == name for name in VIEWS), ~np.isin(view, VIEWS)], axis=1).astype(np.float64)
-    origin = {"columns": [f"view is {name}" for name in VIEWS] + ["view is another or unknown"]}
-    return ProbeInput(VIEW_CONTROL, matrix, digest_of(["control", "view", list(VIEWS)]), origin)
+def matrix_digest(matrix: npt.NDArray[np.floating]) -> str:
+    """SHA-256 of a matrix: its type, shape and bytes."""
+    header = f"{matrix.dtype}:{matrix.shape}:".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(matrix).tobytes()).hexdigest()
 
 
 def stored_features(
-    rows: TaskRows, backbone: str, place: Workspace, told: Progress, pin: str | None = None
+    rows: TaskRows,
+    backbone: str,
+    place: Workspace,
+    told: Progress,
+    pin: str | None = None,
+    reading: Reading = "embedding",
 ) -> ProbeInput:
     """A backbone's stored features of a task's images.
 
@@ -65,17 +91,19 @@ def stored_features(
         place: the workspace.
         told: hears which store was taken where several would serve.
         pin: start of the key of the store to take.
+        reading: which outputs of the forward pass.
 
     Raises:
         NotPreparedError: no store holds all the images; the message names the command that makes one.
         StoreDamagedError: the store's bytes are not sound.
+        ConfigError: the backbone stores no blocks.
     """
     backbone = stored_name(backbone, place)
     images = rows.frame["image_digest"].tolist()
     candidates = complete_stores(place, backbone, images, rows.task.cohort, told, pin)
     for store in candidates:
         try:
-            matrix = store.load(images).matrix
+            readings = read(store, images, reading)
         except StoreDamagedError as error:
             if store is candidates[-1]:
                 raise
@@ -88,7 +116,66 @@ def stored_features(
             f"taking {store.recipe.key[:16]} ({store.recipe.precision}, {store.recipe.device}), the newest that is "
             "sound; name another with --features KEY"
         )
-    return ProbeInput(backbone, matrix, store.recipe.key, {"recipe": store.recipe.to_json()})
+    return ProbeInput(backbone, Given(readings), store.recipe.key, {"recipe": store.recipe.to_json()})
+
+
+def read(store: FeatureStore, images: Sequence[str], reading: Reading) -> Mapping[str, npt.NDArray[np.floating]]:
+    """Name to (images, d) matrix of each reading that is to be tried, the plainest first.
+
+    With blocks as in DINOv2's linear evaluation (Oquab et al. 2023): the class token of the last block or of the last
+    four, alone or beside the mean patch token. Of a CNN: the embedding, alone or beside the means of its last stages.
+
+    Args:
+        store: of features.
+        images: digests.
+        reading: which outputs.
+
+    Raises:
+        ConfigError: the store has neither blocks nor stages.
+    """
+    outputs = store.outputs
+    if reading == "blocks" and not {"block_cls", "stages"} & outputs.keys():
+        raise ConfigError(
+            f"--reading blocks needs the outputs block_cls or stages, and the features of {store.recipe.architecture} "
+            f"hold {', '.join(outputs)} only: take --reading embedding"
+        )
+
+    def load(output: str) -> npt.NDArray[np.floating]:
+        matrix = store.load(images, output=output).matrix
+        flat = matrix.reshape(len(matrix), -1)
+        _refuse_gaps(store, flat)
+        return flat
+
+    embedding = load("embedding")
+    if reading == "embedding":
+        return {"embedding": embedding}
+    if "block_cls" not in outputs:
+        return {"embedding": embedding, "embedding + stages": np.hstack([embedding, load("stages")])}
+    last, four = {"last block": embedding}, {"last four blocks": load("block_cls")}
+    if "patch_mean" not in outputs:
+        return {**last, **four}
+    patches = load("patch_mean")
+    with_patches = {f"{name} + mean patch": np.hstack([each, patches]) for name, each in {**last, **four}.items()}
+    return {**last, **four, **with_patches}
+
+
+def _refuse_gaps(store: FeatureStore, matrix: npt.NDArray[np.floating]) -> None:
+    if not np.isfinite(matrix).all():
+        rows = int((~np.isfinite(matrix).all(axis=1)).sum())
+        raise StoreDamagedError(
+            f"{rows} of {len(matrix)} rows of the features {store.recipe.key[:16]} hold what is no number: run "
+            "`peftbench store verify --deep`, then `peftbench store repair`"
+        )
+
+
+def untrained_of(place: Workspace, backbone: str) -> list[str]:
+    """Names under which untrained weights of a backbone's architecture are stored, in the order of their seeds."""
+    if RANDOM_MARK in backbone or not (place.root / "features").is_dir():
+        return []
+    prefix = place.features_of(f"{backbone}{RANDOM_MARK}0").name[:-1]
+    folders = {path.parent.name for path in place.committed_features() if path.parent.name.startswith(prefix)}
+    seeds = sorted(int(seed) for seed in (name.removeprefix(prefix) for name in folders) if seed.isdigit())
+    return [f"{backbone}{RANDOM_MARK}{seed}" for seed in seeds]
 
 
 def stored_name(backbone: str, place: Workspace) -> str:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 FloatVector = npt.NDArray[np.float64]
 IntVector = npt.NDArray[np.int64]
 
-METRICS_SCHEMA = 1
+METRICS_SCHEMA = 2
 """Raised whenever a metric of the same predictions would come out otherwise."""
 
 THRESHOLD = 0.5
@@ -27,6 +27,11 @@ NAMES = (
     "mcc", "pr_auc", "roc_auc", "balanced_accuracy", "sensitivity", "specificity", "f1", "brier", "ece",
 )  # fmt: skip
 """All metrics, in the order of the tables."""
+
+TUNED = ("mcc", "balanced_accuracy", "sensitivity", "specificity", "f1")
+"""Metrics of a decision: with the ending `_tuned` they are at a threshold that was tuned on the validation part."""
+
+TUNED_NAMES = tuple(f"{name}_tuned" for name in TUNED)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,32 @@ def evaluate(event: npt.ArrayLike, score: npt.ArrayLike, threshold: float = THRE
         "brier": float(np.mean((probability - truth) ** 2)),
         "ece": calibration_error(truth, probability),
     }
-    reason = _one_class(truth)
+    reason = one_class(truth)
+    return MetricSet(values, {name: reason for name, value in values.items() if np.isnan(value)})
+
+
+def at_tuned_threshold(event: npt.ArrayLike, score: npt.ArrayLike, threshold: float) -> MetricSet:
+    """The metrics of a decision at a threshold that was tuned elsewhere: names as in `TUNED_NAMES`.
+
+    Args:
+        event: (n,) 0 or 1, the truth.
+        score: (n,) probability of the event.
+        threshold: scores from here on are decisions for the event.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
+    truth, probability = _validated(event, score)
+    confusion = Confusion.of(truth, (probability >= threshold).astype(np.int64))
+    made = {
+        "mcc": matthews,
+        "balanced_accuracy": balanced_accuracy,
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "f1": f1,
+    }
+    values = {f"{name}_tuned": made[name](confusion) for name in TUNED}
+    reason = one_class(truth)
     return MetricSet(values, {name: reason for name, value in values.items() if np.isnan(value)})
 
 
@@ -127,7 +157,7 @@ def average_precision(event: IntVector, score: FloatVector) -> float:
     No interpolation between thresholds (it would be optimistic; Davis and Goadrich 2006). Equal scores are one
     threshold. The chance level is the prevalence. NaN where the truth has one class only.
     """
-    if _one_class(event):
+    if one_class(event):
         return float("nan")
     order = np.argsort(-score, kind="stable")
     ranked, truth = score[order], event[order]
@@ -143,7 +173,7 @@ def roc_auc(event: IntVector, score: FloatVector) -> float:
 
     NaN where the truth has one class only.
     """
-    if _one_class(event):
+    if one_class(event):
         return float("nan")
     _, position, counts = np.unique(score, return_inverse=True, return_counts=True)
     midrank = (np.cumsum(counts) - (counts - 1) / 2.0)[position]
@@ -220,7 +250,8 @@ def _validated(event: npt.ArrayLike, score: npt.ArrayLike) -> tuple[IntVector, F
     return truth.astype(np.int64), probability
 
 
-def _one_class(event: IntVector) -> str:
+def one_class(event: IntVector) -> str:
+    """Why nothing can be told apart where the truth has one class only; empty where it has both."""
     if not event.any():
         return f"none of the {len(event)} has the event"
     return f"all {len(event)} have the event" if event.all() else ""

@@ -12,18 +12,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from peftbench.errors import RecordError
-from peftbench.protocol import metrics
 from peftbench.protocol.results import json_ready
-from peftbench.protocol.workspace import Workspace
+from peftbench.protocol.workspace import Workspace, path_name
 from stores.atomic import write_atomic
 from stores.keys import canonical_json, digest_of, file_digest
 
-RECORD_SCHEMA = 1
+RECORD_SCHEMA = 2
 
 RECORD_FILE = "record.json"
 PREDICTIONS_FILE = "predictions.parquet"
@@ -31,7 +29,8 @@ PREDICTIONS_FILE = "predictions.parquet"
 _DIGEST = "digest"
 
 PREDICTION_COLUMNS = ("fold", "draw", "role", "sample_id", "patient_id", "event", "score")
-"""Of every predictions table: where, who, the truth (0 or 1), and the probability of the event."""
+"""Of every predictions table: where, who, the truth (0 or 1), and the probability of the event (of a Cox probe: the log
+hazard). Roles are `validation`, `test`, and `left-out`: an image of a support set by the fit without it."""
 
 
 class RunConfig(BaseModel):
@@ -42,10 +41,10 @@ class RunConfig(BaseModel):
         backbone: as named, or `control:...`.
         strategy: which parameters learn, e.g. `LP`.
         probe: e.g. `logistic`.
-        regime: how much of the training part is used: `full`.
+        regime: how much of the training part is used: `full`, `reduced`, `few-shot`, `center few-shot`.
         scheme: how patients are divided.
         folds: how many.
-        shots: images a class of a few-shot regime.
+        shots: images a class (and centre) of a few-shot regime, images in all of `reduced`.
         draws: support sets a fold.
         seed: of the split and of whatever is random.
         settings: of the probe.
@@ -54,6 +53,8 @@ class RunConfig(BaseModel):
         features: key of the feature store, or of what the control sees.
         features_digest: of the matrix that was probed.
         version: of peftbench.
+        external: the task of another cohort that the models were tested on; empty for the task's own test parts.
+        external_digest: of that task's rows and labels, as far as they were used.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +75,8 @@ class RunConfig(BaseModel):
     features: str
     features_digest: str
     version: str
+    external: str = ""
+    external_digest: str = ""
 
     @property
     def identity(self) -> str:
@@ -83,7 +86,10 @@ class RunConfig(BaseModel):
     @property
     def run_name(self) -> str:
         """Name of the record's folder."""
-        return f"{self.regime}-{self.scheme}-{self.folds}-seed{self.seed}-{self.identity[:12]}"
+        size = "" if self.shots is None else f"-{self.shots}"
+        elsewhere = f"-on-{self.external}" if self.external else ""
+        words = f"{self.probe}-{self.regime}{size}{elsewhere}-{self.scheme}-{self.folds}-seed{self.seed}"
+        return path_name(f"{words[:120]}-{self.identity[:12]}")
 
     def folder(self, workspace: Workspace) -> Path:
         """Where the record lies."""
@@ -102,6 +108,7 @@ class FoldScore(NamedTuple):
         metrics: metric to value, NaN where it is not defined.
         reasons: metric to why it is NaN.
         chosen: what was selected on the validation part, e.g. {"C": 0.01}.
+        threshold: tuned on the validation part; NaN where there was nothing to tune it on.
     """
 
     unit: str
@@ -111,7 +118,8 @@ class FoldScore(NamedTuple):
     events: int
     metrics: Mapping[str, float]
     reasons: Mapping[str, str]
-    chosen: Mapping[str, float]
+    chosen: Mapping[str, Any]
+    threshold: float = math.nan
 
 
 class Record(BaseModel):
@@ -123,7 +131,15 @@ class Record(BaseModel):
         config: what was run.
         task: question, unit, caveat, images, patients, events, event_patients, prevalence.
         scores: one entry a unit, fold and draw (see `FoldScore`).
-        summary: unit to metric to {"mean", "std", "folds"}: over folds and draws, those that are NaN left out.
+        summary: unit to metric to {"mean", "std", "folds"}: over folds, each the mean of its draws; what is NaN is left
+            out.
+        distribution: unit to metric to {"draws", "mean", "std", "q05", "q25", "median", "q75", "q95", "worst_decile"}:
+            over the support sets of a fold, averaged over folds; empty for a single draw.
+        null: the score under permuted labels: `how`, `metric`, `unit`, `permutations`, `mean`, `std`, `q95` and the p
+            value `p`; empty where it was switched off.
+        strata: one entry a stratum (`column`, `value`), in the task's unit: `size`, `events`, `folds` (with both
+            classes), `mcc_mean`, `mcc_std`, `pr_auc_mean`, `pr_auc_std`.
+        reliability: one entry a bin (`low`, `high`, `count`, `score`, `share`) of all test parts, in the task's unit.
         notes: what a reader must know.
         provenance: versions, commit, digests, the features' recipe.
         cost: seconds by phase, device, peak memory, parameters that learned.
@@ -139,6 +155,10 @@ class Record(BaseModel):
     task: dict[str, Any]
     scores: list[dict[str, Any]]
     summary: dict[str, dict[str, dict[str, int | float | None]]]
+    distribution: dict[str, dict[str, dict[str, int | float | None]]] = {}
+    null: dict[str, Any] = {}
+    strata: list[dict[str, Any]] = []
+    reliability: list[dict[str, Any]] = []
     notes: list[str]
     provenance: dict[str, Any]
     cost: dict[str, Any]
@@ -151,44 +171,10 @@ class Record(BaseModel):
         write_atomic(folder / RECORD_FILE, canonical_json({**body, _DIGEST: digest_of(body)}))
 
     def score(self, metric: str, unit: str) -> tuple[float, float]:
-        """Mean and standard deviation of a metric over folds and draws; NaN where it is not defined."""
-        found = self.summary[unit][metric]
+        """Mean and standard deviation of a metric over folds; NaN where it is not defined, or not of this record."""
+        found = self.summary.get(unit, {}).get(metric, {"mean": None, "std": None})
         mean, std = found["mean"], found["std"]
         return math.nan if mean is None else float(mean), math.nan if std is None else float(std)
-
-
-def score_folds(predictions: pd.DataFrame, chosen: Mapping[tuple[int, int], Mapping[str, float]]) -> list[FoldScore]:
-    """Metrics of each fold and draw on its test part, at image and at patient level.
-
-    Args:
-        predictions: columns as in `PREDICTION_COLUMNS`.
-        chosen: (fold, draw) to what was selected on the validation part.
-    """
-    scores = []
-    tested = predictions[predictions["role"] == "test"]
-    for cell in chosen:
-        part = tested[(tested["fold"] == cell[0]) & (tested["draw"] == cell[1])]
-        image = (part["event"].to_numpy(), part["score"].to_numpy())
-        patient = metrics.by_patient(part["patient_id"].to_numpy(), *image)
-        for unit, (event, score) in (("image", image), ("patient", patient)):
-            found = metrics.evaluate(event, score)
-            scores.append(
-                FoldScore(unit, *cell, len(event), int(event.sum()), found.values, found.reasons, chosen[cell])
-            )
-    return scores
-
-
-def summarise(scores: list[FoldScore]) -> dict[str, dict[str, dict[str, int | float | None]]]:
-    """Mean, standard deviation and number of usable cells of each metric, by unit."""
-    summary: dict[str, dict[str, dict[str, int | float | None]]] = {}
-    for unit in ("image", "patient"):
-        cells = [score for score in scores if score.unit == unit]
-        for metric in metrics.NAMES:
-            found = np.array([cell.metrics[metric] for cell in cells])
-            mean, std = metrics.mean_and_std(found)
-            usable = int((~np.isnan(found)).sum())
-            summary.setdefault(unit, {})[metric] = {"mean": mean, "std": std, "folds": usable}
-    return summary
 
 
 def write_predictions(folder: Path, predictions: pd.DataFrame) -> str:

@@ -157,15 +157,24 @@ class ProbeRow(Result):
 
     Attributes:
         task: the question.
-        backbone: as named; `control:view` for the probe that sees only the view.
+        backbone: as named; `control:...` for a probe that sees no image, `... + clinical` with clinical variables.
         probe: e.g. `logistic`.
         regime: how much of the training part was used.
         scheme: how patients were divided.
         folds: number of folds.
-        shots: images a class of a few-shot regime, else null.
+        shots: images a class (and centre) of a few-shot regime, images in all of `reduced`, else null.
         draws: support sets a fold.
-        mcc_mean, mcc_std, pr_auc_mean, pr_auc_std: over the folds' test parts, in the task's unit.
+        external: the other cohort's task that was tested on; empty for the task's own test parts.
+        mcc_mean, mcc_std, pr_auc_mean, pr_auc_std: over the folds' test parts, each the mean of its draws, in the
+            task's unit; decisions at the threshold 0.5.
+        mcc_low, mcc_high: 95 % interval by patients drawn anew, of a test on another cohort alone.
+        mcc_tuned_mean, mcc_tuned_std: decisions at the threshold that is best on the validation part.
+        mcc_q05, mcc_q95, mcc_worst_decile: over the support sets of a fold, averaged over folds; null for one draw.
+        c_index_mean, c_index_std: concordance, of a Cox probe alone.
         prevalence: share of the units with the event: the chance level of PR-AUC.
+        control: the strongest control on the same folds; empty where there is none.
+        gain_mean, gain_low, gain_high: paired difference in MCC to that control, with its 95 % interval.
+        p_value: share of permuted labellings that score as high.
         record: path of the record.
     """
 
@@ -177,11 +186,26 @@ class ProbeRow(Result):
     folds: int
     shots: int | None
     draws: int
+    external: str
     mcc_mean: float
     mcc_std: float
     pr_auc_mean: float
     pr_auc_std: float
+    mcc_low: float
+    mcc_high: float
+    mcc_tuned_mean: float
+    mcc_tuned_std: float
+    mcc_q05: float
+    mcc_q95: float
+    mcc_worst_decile: float
+    c_index_mean: float
+    c_index_std: float
     prevalence: float
+    control: str
+    gain_mean: float
+    gain_low: float
+    gain_high: float
+    p_value: float
     record: str
 
 

@@ -74,6 +74,29 @@ class RowRule(BaseModel):
         return kept
 
 
+class TimeToEvent(BaseModel):
+    """How long after the film the event came, or how long the patient was watched without it.
+
+    Attributes:
+        event: column of the manifest: days from the film to the event, of rows with the event.
+        censored: column of the manifest: days from the film to the last day on which the patient is known to have been
+            under observation, of rows without the event.
+        origin: what the days are counted from and what ends the observation, as a sentence; with what a reader must
+            know before believing a hazard.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    event: str
+    censored: str
+    origin: str = ""
+
+    @property
+    def columns(self) -> tuple[str, str]:
+        """Both columns."""
+        return self.event, self.censored
+
+
 class Task(BaseModel):
     """A question asked of a cohort.
 
@@ -92,6 +115,7 @@ class Task(BaseModel):
         scheme: how patients are divided: `5-fold` (60/20/20, as many folds as the events allow), `LOCO` (each centre
             tests once), or `hold-out` (60/20/20, once).
         caveat: what a reader must know before believing a score.
+        time: when the event came, where the cohort tells it; None where it does not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -109,6 +133,7 @@ class Task(BaseModel):
     first_image_only: bool = False
     scheme: Literal["5-fold", "LOCO", "hold-out"] = "5-fold"
     caveat: str = ""
+    time: TimeToEvent | None = None
 
 
 class Exclusion(NamedTuple):

@@ -1,19 +1,30 @@
 """The results table for a terminal: a few columns of text."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from peftbench.reporting.words import ABSENT, between, number, spread
+from peftbench.reporting.words import ABSENT, between, number, shown, spread
 
 
 class Brief(NamedTuple):
-    """Column headings (those that begin with > are numbers) and rows of text."""
+    """Column headings (those that begin with > are numbers) and rows of text.
+
+    Attributes:
+        columns: headings.
+        rows: texts.
+        left_out: rows of the table that are not among them.
+    """
 
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
+    left_out: int
 
+
+MOST = 12
+"""Rows of a task that a terminal shows."""
 
 COLUMNS = (
     "task", "backbone", "strategy", "split", ">folds", ">patients (event)", "scores of", ">prevalence", ">MCC",
@@ -22,12 +33,18 @@ COLUMNS = (
 
 
 def brief(csv: str | Path) -> Brief:
-    """The table that `report` wrote, for a terminal.
+    """The table that `report` wrote, for a terminal: of a task with many rows those of the linear probe come first.
 
     Args:
         csv: path of `results.csv`.
     """
-    return Brief(COLUMNS, [_row(row) for _, row in pd.read_csv(csv).iterrows()])
+    table = pd.read_csv(csv)
+    usual = (table["strategy"] != "probe") & (table["regime"] == "full")
+    task = [table["task"], table["external"].fillna("")]
+    # Stable: within each kind the rows keep their order.
+    place = usual.map({True: 0, False: 1}).groupby(task).rank(method="first")
+    shown = table[place <= MOST]
+    return Brief(COLUMNS, [_row(row) for _, row in shown.iterrows()], len(table) - len(shown))
 
 
 def _row(row: "pd.Series[Any]") -> tuple[str, ...]:
@@ -36,9 +53,9 @@ def _row(row: "pd.Series[Any]") -> tuple[str, ...]:
     gained = value["control"] == value["control"]
     reach = between(figure["gain_low"], figure["gain_high"])
     return (
-        str(value["task"]),
+        _named(value),
         str(value["backbone"]),
-        str(value["strategy"]),
+        _how(value),
         str(value["scheme"]),
         str(value["folds"]),
         f"{value['patients']} ({value['event_patients']})",
@@ -48,6 +65,20 @@ def _row(row: "pd.Series[Any]") -> tuple[str, ...]:
         spread(figure["pr_auc_mean"], figure["pr_auc_std"]),
         f"{number(figure['gain_mean'], signed=True)} ({reach})" if gained else ABSENT,
     )
+
+
+def _named(value: Mapping[str, Any]) -> str:
+    """The task, with the other one that its models were tested on."""
+    external = value.get("external")
+    return f"{value['task']} on {external}" if isinstance(external, str) and external else str(value["task"])
+
+
+def _how(value: Mapping[str, Any]) -> str:
+    """`LP` for the usual probe on all of the training part; else what sets the row apart from it."""
+    told = [str(value["strategy"] if value["strategy"] != "probe" else value["probe"])]
+    if value["regime"] != "full":
+        told.append(f"{value['regime']} {shown(float(str(value['shots'])))}")
+    return ", ".join(told)
 
 
 _FIGURES = ("_mean", "_std", "_low", "_high", "prevalence")

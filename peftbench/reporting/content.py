@@ -3,6 +3,7 @@
 Pure functions: records and cards in, frozen objects out. Nothing here knows Markdown or HTML.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,13 +12,14 @@ import numpy as np
 import pandas as pd
 
 from peftbench.analysis.intervals import Interval
+from peftbench.analysis.results import WITH_CLINICAL, by_fold, headline_metric, how
 from peftbench.protocol.records import Record
 from peftbench.reporting.words import Kind, backbone_title, kind_of, listed
 
 Card = Mapping[str, Any]
 """A cohort's `card.json`."""
 
-COMPARED = ("probe", "regime", "scheme", "folds", "seed")
+COMPARED = ("probe", "regime", "shots", "draws", "scheme", "folds", "seed", "version")
 """Columns of the results table in which rows must agree to be compared."""
 
 
@@ -28,11 +30,23 @@ TWINS = ("strategy", "precision", "features", "identity")
 """What may set records apart that may be compared, the most telling first."""
 
 
+MOST_LEADING = 16
+"""Rows of a task that the page shows at once; of more only the best backbones and controls."""
+
+MOST_BACKBONES, MOST_CONTROLS = 10, 6
+"""How many rows of each are shown then: the best of each, and of what room is left the best of all."""
+
+REGIMES = ("reduced", "few-shot", "center few-shot")
+"""Regimes with a number of images, in the order in which they are told of."""
+
+USUAL_PROBE = "logistic"
+"""What is read first where many probes were run: a probe that was not picked for its score."""
+
+
 class FoldValue(NamedTuple):
-    """MCC of one fold and draw, in the task's unit; NaN where it is not defined."""
+    """MCC of one fold, the mean of its draws, in the task's unit; NaN where it is not defined (of Cox: the c-index)."""
 
     fold: int
-    draw: int
     mcc: float
 
 
@@ -70,13 +84,18 @@ class Entry(NamedTuple):
         return kind_of(self.record.config.backbone)
 
     @property
+    def with_clinical(self) -> bool:
+        """Whether clinical variables were given to the probe beside the features."""
+        return self.record.config.backbone.endswith(WITH_CLINICAL)
+
+    @property
     def mcc(self) -> tuple[float, float]:
         """Mean and standard deviation over folds."""
         return float(self.row["mcc_mean"]), float(self.row["mcc_std"])
 
     @property
     def gain(self) -> Interval:
-        """Paired difference in MCC to the control."""
+        """Paired difference to the strongest control, in MCC (of a probe of a time: in the c-index)."""
         mean, low, high = (float(self.row[f"gain_{each}"]) for each in ("mean", "low", "high"))
         return Interval(mean, low, high, len(self.folds))
 
@@ -84,7 +103,8 @@ class Entry(NamedTuple):
     def compared_as(self) -> tuple[str, ...]:
         """What another row must agree in to be compared with this one."""
         config = self.record.config
-        return (config.split_digest, config.task_digest, *(str(self.row[column]) for column in COMPARED))
+        same = (str(self.row[column]) for column in COMPARED)
+        return (config.split_digest, config.task_digest, how(self.record), *same)
 
 
 @dataclass(frozen=True)
@@ -95,10 +115,13 @@ class Section:
         name: of the task.
         part: from 1, where the task's records are of several versions of its rows; else 0.
         facts: question, unit, caveat and counts, as the records hold them.
-        entries: the rows of its table, in their order.
+        entries: the rows of its table, in their order: of the full regime, or of the others where there is none.
         notes: what the records say that a reader must know, each once.
         card: of its cohort, or None where there is none.
         task_card: the task's part of that card, or None where the card was written for other rows.
+        sampled: rows of regimes with a number of images.
+        external: rows of validations on another cohort's task.
+        survival: rows of probes of a time.
     """
 
     name: str
@@ -108,6 +131,9 @@ class Section:
     notes: tuple[str, ...]
     card: Card | None
     task_card: Mapping[str, Any] | None
+    sampled: tuple[Entry, ...] = ()
+    external: tuple[Entry, ...] = ()
+    survival: tuple[Entry, ...] = ()
 
     @property
     def anchor(self) -> str:
@@ -127,10 +153,29 @@ class Section:
     @property
     def groups(self) -> list[list[Entry]]:
         """Entries that may be compared with each other: same rows, same split, same probe and regime."""
-        found: dict[tuple[str, ...], list[Entry]] = {}
-        for entry in self.entries:
-            found.setdefault(entry.compared_as, []).append(entry)
-        return list(found.values())
+        return grouped(self.entries)
+
+    @property
+    def regimes(self) -> list[str]:
+        """Regimes with a number of images that were run."""
+        found = {entry.record.config.regime for entry in self.sampled}
+        return [*(each for each in REGIMES if each in found), *sorted(found - {*REGIMES})]
+
+    @property
+    def reference(self) -> list[Entry]:
+        """The group that is read first: of the usual probe where there is one; empty where there is no entry."""
+        groups = self.groups
+        usual = [group for group in groups if group[0].record.config.probe == USUAL_PROBE]
+        return next(iter(usual or groups), [])
+
+    @property
+    def leading(self) -> tuple[Entry, ...]:
+        """All entries where they are few; else the best row of each backbone and control, and the best others."""
+        if len(self.entries) <= MOST_LEADING:
+            return self.entries
+        controls = [entry for entry in self.entries if entry.kind == "control"]
+        others = [entry for entry in self.entries if entry.kind != "control"]
+        return (*_foremost(others, MOST_BACKBONES), *_foremost(controls, MOST_CONTROLS, fill=False))
 
     def varying(self, columns: Sequence[str]) -> list[str]:
         """Those columns of the results table in which the backbones' rows are not all alike."""
@@ -138,23 +183,35 @@ class Section:
         return [column for column in columns if len({str(row[column]) for row in rows}) > 1]
 
 
-def sections(
-    records: Iterable[Record], table: pd.DataFrame, folds: pd.DataFrame, cards: Mapping[str, Card]
-) -> list[Section]:
+def _foremost(entries: Sequence[Entry], room: int, *, fill: bool = True) -> list[Entry]:
+    """The first row of each title and, if asked for, the first others while there is room; in their order."""
+    first = {entry.title: at for at, entry in reversed(list(enumerate(entries)))}
+    places = sorted(first.values())
+    places += [at for at in range(len(entries)) if at not in places] if fill else []
+    return [entries[at] for at in sorted(places[:room])]
+
+
+def grouped(entries: Iterable[Entry]) -> list[list[Entry]]:
+    """Entries by what they must agree in to be compared, in the order of their first."""
+    found: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.compared_as, []).append(entry)
+    return list(found.values())
+
+
+def sections(records: Iterable[Record], table: pd.DataFrame, cards: Mapping[str, Card]) -> list[Section]:
     """One section a task (and a version of its rows), in the order of the table.
 
     Args:
         records: as read.
         table: `results_table` of them.
-        folds: `folds_table` of them.
         cards: cohort to its card.
     """
     by_identity = {record.identity: record for record in records}
     by_rows: dict[tuple[str, str], list[Entry]] = {}
-    cells = {str(identity): part for identity, part in folds.groupby("identity")}
     for row in table.to_dict("records"):
         record = by_identity[row["identity"]]
-        entry = _entry({str(key): value for key, value in row.items()}, record, cells[record.identity])
+        entry = _entry({str(key): value for key, value in row.items()}, record)
         by_rows.setdefault((record.config.task, record.config.task_digest), []).append(entry)
     versions = pd.Series([task for task, _ in by_rows]).value_counts()
     seen: dict[str, int] = {}
@@ -166,17 +223,20 @@ def sections(
     return made
 
 
-def _entry(row: Mapping[str, Any], record: Record, cells: pd.DataFrame) -> Entry:
-    own = cells[cells["unit"] == row["unit"]]
-    values = tuple(
-        FoldValue(int(fold), int(draw), float(mcc if mcc is not None else np.nan))
-        for fold, draw, mcc in zip(own["fold"], own["draw"], own["mcc"], strict=True)
-    )
-    return Entry(row, record, values, float((own["events"] / own["size"]).mean()))
+def _entry(row: Mapping[str, Any], record: Record) -> Entry:
+    shares = [score["events"] / score["size"] for score in record.scores if score["unit"] == row["unit"]]
+    values = tuple(FoldValue(fold, value) for fold, value in by_fold(record).items())
+    return Entry(row, record, values, float(np.mean(shares)) if shares else math.nan)
 
 
 def _section(task: str, part: int, entries: Sequence[Entry], cards: Mapping[str, Card]) -> Section:
-    facts = entries[0].record.task
+    external = [entry for entry in entries if entry.record.config.external]
+    own = [entry for entry in entries if not entry.record.config.external]
+    survival = [entry for entry in own if headline_metric(entry.record) != "mcc"]
+    scored = _told_apart([entry for entry in own if headline_metric(entry.record) == "mcc"])
+    sampled = [entry for entry in scored if entry.record.config.shots is not None]
+    full = [entry for entry in scored if entry.record.config.shots is None]
+    facts = (own or external)[0].record.task
     prefix = f"{task}: "
     notes = dict.fromkeys(note.removeprefix(prefix) for entry in entries for note in entry.record.notes)
     card = cards.get(facts["cohort"])
@@ -184,7 +244,8 @@ def _section(task: str, part: int, entries: Sequence[Entry], cards: Mapping[str,
     counts = ("images", "patients", "events")
     if task_card is None or any(task_card.get(key) != facts[key] for key in counts):
         task_card = None
-    return Section(task, part, facts, tuple(_told_apart(entries)), tuple(notes), card, task_card)
+    beside = (tuple(sampled), tuple(external), tuple(survival))
+    return Section(task, part, facts, tuple(full or sampled), tuple(notes), card, task_card, *beside)
 
 
 def _told_apart(entries: Sequence[Entry]) -> list[Entry]:
@@ -200,4 +261,5 @@ def _told_apart(entries: Sequence[Entry]) -> list[Entry]:
 
 def fold_counts(section: Section) -> str:
     """Number of folds of the section's records: `5`, or `3 and 5`."""
-    return listed([str(count) for count in sorted({entry.record.config.folds for entry in section.entries})])
+    shown = section.entries or section.survival or section.external
+    return listed([str(count) for count in sorted({entry.record.config.folds for entry in shown})])

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from peftbench.protocol.records import Record
 from peftbench.reporting.content import Card, Section
+from peftbench.reporting.further import further
 from peftbench.reporting.methods import methods
 from peftbench.reporting.reading import overall, reading
 from peftbench.reporting.sheets import (
@@ -31,12 +32,13 @@ def markdown(parts: Sequence[Section], records: Sequence[Record], cards: Mapping
         cards: cohort to its card.
         stamp: when and by what it was written.
     """
-    blocks = [f"# {TITLE}", escape(stamp), "## At a glance", *filter(None, [overall(parts)])]
-    blocks += table(glance_sheet(parts))
+    blocks, glance = [f"# {TITLE}", escape(stamp)], glance_sheet(parts)
+    if glance.rows:
+        blocks += ["## At a glance", *filter(None, [overall(parts)]), *table(glance)]
     for part in parts:
         blocks += task_blocks(part)
     blocks += ["## Methods in short"]
-    blocks += ["\n".join(f"- **{each.term}.** {each.text}" for each in methods(records))]
+    blocks += ["\n".join(f"- **{each.term}.** {escape(each.text)}" for each in methods(records))]
     if cards:
         blocks += ["## Cohorts", "\n".join(_cohort_line(card) for card in cards.values())]
     blocks += ["## Provenance", *table(features_sheet(records))]
@@ -55,7 +57,11 @@ def task_blocks(section: Section) -> list[str]:
     if section.facts["caveat"]:
         blocks.append(f"**Caveat.** {escape(sentence(section.facts['caveat']))}")
     blocks += [f"**Note.** {escape(sentence(note))}" for note in section.notes]
-    blocks += table(scores_sheet(section))
+    if section.entries:
+        blocks += table(scores_sheet(section))
+    for part in further(section):
+        blocks += [f"### {escape(part.heading)}", *map(escape, (*part.texts, sentence(part.sheet.caption)))]
+        blocks += table(part.sheet)
     views = views_sheet(section)
     return blocks if views is None else [*blocks, f"{sentence(views.caption)}", *table(views)]
 

@@ -1,14 +1,16 @@
 """How the numbers were made, in short: what every form of the report says under its tables."""
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from peftbench.analysis.results import CONTROL_PREFIX, SURVIVAL_PROBES, headline_metric
 from peftbench.protocol.metrics import THRESHOLD
 from peftbench.protocol.records import Record
 from peftbench.protocol.splits import is_scheme
-from peftbench.reporting.words import MINUS
+from peftbench.reporting.words import MINUS, listed, sentence
 
 
 class Method(NamedTuple):
@@ -23,7 +25,32 @@ def methods(records: Sequence[Record]) -> list[Method]:
     told = [_split({record.config.scheme for record in records})]
     if any(record.config.strategy == "LP" for record in records):
         told.append(Method("Linear probe (LP)", _LINEAR_PROBE.format(costs=_costs(records))))
-    return [*told, _CONTROL, _MCC, _PR_AUC, _SPREAD, _GAIN, _UNTRAINED]
+    told += _other_probes(records)
+    told += [_control(records), _MCC, _PR_AUC, _SPREAD, _GAIN, _UNTRAINED]
+    found = [method for method, used in _SOMETIMES if any(map(used, records))]
+    return [*told, *(_permuted(records) if method is _PERMUTED else method for method in found)]
+
+
+def _permuted(records: Sequence[Record]) -> Method:
+    """The p value, with what was permuted as the records say it."""
+    ways = dict.fromkeys(str(record.null["how"]) for record in records if record.null)
+    return _PERMUTED._replace(text=_PERMUTED.text.format(how=" ".join(map(sentence, ways))))
+
+
+def _other_probes(records: Sequence[Record]) -> list[Method]:
+    """The probes beside the linear one, by name."""
+    names = {record.config.probe for record in records if record.config.strategy == "probe"} - {*SURVIVAL_PROBES}
+    return [Method("Other probes", f"{_OTHER_PROBES} {listed(sorted(names))}.")] if names else []
+
+
+def _control(records: Sequence[Record]) -> Method:
+    """What the controls are given, and which of several counts."""
+    names = [name for name in _GIVEN if any(record.config.backbone == CONTROL_PREFIX + name for record in records)]
+    given = "; ".join(_GIVEN[name] for name in names or ["view"])
+    told = f"The same probe on the same folds, given nothing but {given}. {_WHAT_REMAINS}"
+    if len(names) > 1:
+        told = f"The same probe on the same folds, given in turn nothing but: {given}. {_WHAT_REMAINS} {_STRONGEST}"
+    return Method("Control", told)
 
 
 def _split(schemes: Collection[str]) -> Method:
@@ -53,10 +80,26 @@ _LINEAR_PROBE = (
     "regression with balanced classes is fitted there; {costs} the test part is only predicted."
 )
 
-_CONTROL = Method(
-    "Control",
-    "The same probe on the same folds, given nothing but the view (AP, PA or other). What a backbone does not gain "
-    "over it may be the view alone.",
+_OTHER_PROBES = (
+    "On the same stored embeddings, the same splits and the same images; what a probe has to choose it chooses on the "
+    "validation part. The probes:"
+)
+
+_GIVEN = {
+    "view": "the view (AP, PA or other)",
+    "center": "the centre",
+    "images": "the number of images that the patient has",
+    "metadata": "view, centre and number of images together",
+    "clinical": "the clinical variables",
+}
+"""Control by name to what it is given."""
+
+_WHAT_REMAINS = "What a backbone does not gain over it may be that alone."
+
+_STRONGEST = (
+    "The gain is over the strongest of them, the one with the highest mean MCC (untrained weights of the same "
+    "architecture among them; clinical variables only for what was given them too): as the luckiest of several is "
+    "picked for the other side, it is, if anything, too small."
 )
 
 _MCC = Method(
@@ -80,8 +123,8 @@ _SPREAD = Method(
 _GAIN = Method(
     "Gain",
     "Mean of the differences in MCC fold by fold, with a 95 % interval from the corrected resampled t statistic "
-    "(Nadeau and Bengio 2003), which allows for training parts that overlap. It is not adjusted for picking the best "
-    "of several backbones.",
+    "(Nadeau and Bengio 2003), which allows for training parts that overlap. Where support sets were drawn, a "
+    "fold is the mean of its draws. It is not adjusted for picking the best of several backbones.",
 )
 
 _UNTRAINED = Method(
@@ -89,6 +132,84 @@ _UNTRAINED = Method(
     "The same architecture, never trained. A pretrained backbone that does not beat it has not shown that "
     "pretraining helps.",
 )
+
+
+_REDUCED = Method(
+    "Reduced",
+    "The probe is fitted on a random part of the training part with so many images, classes in their proportion.",
+)
+
+_FEW_SHOT = Method(
+    "Few-shot",
+    "The probe is fitted on a support set: k random images of each class from the training part (in the center "
+    "few-shot regime, of each class and centre). Every draw is another support set, tested on the whole test part.",
+)
+
+_DRAWS = Method(
+    "Draws",
+    "5 to 95 % and worst decile are over draws, each the mean of its folds: what another support set would have given. "
+    "The worst decile is the mean of the tenth of the draws with the lowest MCC.",
+)
+
+_PERMUTED = Method(
+    "p",
+    "Share of scores under permuted labels that reach the observed MCC, counting the observed one among them (Phipson "
+    "and Smyth 2010), so that it is never 0. {how} It says whether the score is above chance, not whether it is "
+    "above a control, and is not adjusted for the number of rows.",
+)
+
+_STRATA = Method(
+    "Strata",
+    "Within a view, or a centre, that shortcut is held fixed: a score that falls to chance there was made of it. The "
+    "models are those of the whole; only the test images are divided.",
+)
+
+_CALIBRATION = Method(
+    "Calibration",
+    "Brier: mean squared difference of score and outcome. ECE: expected calibration error over ten bins of equal width "
+    "(Naeini et al. 2015). The curve holds all test parts together. Scores of probes with balanced classes lie higher "
+    "than the shares they meet where the event is rare.",
+)
+
+_TUNED = Method(
+    "Tuned threshold",
+    "The threshold with the highest MCC on the fold's own validation part (in a few-shot regime: on the support "
+    "images, each by the fit without it). Test labels play no part in it. results.csv has the scores as mcc_tuned.",
+)
+
+_EXTERNAL = Method(
+    "Another cohort",
+    "Models fitted on one task are tested on all rows of another cohort's, as they are: features, scaling, choice and "
+    "threshold come from the first. Scores of the folds' models are averaged, unless the provenance says that one "
+    "model was fitted anew. Intervals are from a percentile bootstrap by patient (2,000 resamples), and so hold for "
+    "these models on other patients, not for other models.",
+)
+
+_SURVIVAL = Method(
+    "c-index",
+    "Harrell's concordance index (Harrell et al. 1982) of a Cox model: share of the comparable pairs of patients, "
+    "each by the first image whose time is known, whose risks stand in the right order; 0.5 is chance.",
+)
+
+_CLINICAL = Method(
+    "Clinical variables",
+    "Given to the probe beside the features, or alone; what is missing is filled in, and scaled, by what the training "
+    "part shows.",
+)
+
+_SOMETIMES: tuple[tuple[Method, Callable[[Record], object]], ...] = (
+    (_REDUCED, lambda record: record.config.regime == "reduced"),
+    (_FEW_SHOT, lambda record: "few-shot" in record.config.regime),
+    (_DRAWS, lambda record: record.distribution),
+    (_PERMUTED, lambda record: record.null),
+    (_STRATA, lambda record: record.strata),
+    (_CALIBRATION, lambda record: record.reliability),
+    (_TUNED, lambda record: not math.isnan(record.score("mcc_tuned", record.task["unit"])[0])),
+    (_EXTERNAL, lambda record: record.config.external),
+    (_CLINICAL, lambda record: "clinical" in record.config.backbone),
+    (_SURVIVAL, lambda record: headline_metric(record) == "c_index"),
+)
+"""What is said only where a record used it."""
 
 
 def _costs(records: Sequence[Record]) -> str:

@@ -6,9 +6,11 @@ from typing import Any
 
 from peftbench.protocol.records import Record
 from peftbench.reporting.content import Card, Section
+from peftbench.reporting.curves import Figure, curve_figures, reliability_figures
+from peftbench.reporting.further import Further, further
 from peftbench.reporting.markdown import TITLE
 from peftbench.reporting.methods import methods
-from peftbench.reporting.plot import folds_figure, gains_figure
+from peftbench.reporting.plot import folds_figure, gains_figure, shaded_control
 from peftbench.reporting.reading import overall, reading
 from peftbench.reporting.sheets import (
     Cell,
@@ -18,12 +20,13 @@ from peftbench.reporting.sheets import (
     features_sheet,
     glance_sheet,
     headline,
+    parted,
     scores_sheet,
     versions_text,
     views_sheet,
 )
 from peftbench.reporting.style import STYLE
-from peftbench.reporting.words import sentence
+from peftbench.reporting.words import plural, sentence
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """The browser is told that the page loads nothing and runs nothing."""
@@ -92,21 +95,25 @@ def _header(stamp: str, count: int) -> str:
 def _glance(parts: Sequence[Section]) -> str:
     told = overall(parts)
     verdict = f'<div class="reading">{_paragraphs([told])}</div>' if told else ""
-    drawn = table(glance_sheet(parts), links=[part.anchor for part in parts])
+    glance = glance_sheet(parts)
+    if not glance.rows:
+        return ""
+    drawn = table(glance, links=[part.anchor for part in parts if part.entries])
     return f'<section id="at-a-glance"><h2>At a glance</h2>{verdict}{drawn}</section>'
 
 
 def _task(section: Section) -> str:
-    title = (section.card or {}).get("title", section.facts["cohort"])
+    title, told = (section.card or {}).get("title", section.facts["cohort"]), reading(section)
     parts = [
         f'<section id="{escape(section.anchor)}">',
         f'<p class="eyebrow"><b>{escape(section.heading)}</b> · {escape(str(title))}</p>',
         f"<h2>{escape(str(section.facts['question']))}</h2>",
         _facts(section),
-        f'<div class="reading">{_paragraphs(reading(section))}</div>',
+        f'<div class="reading">{_paragraphs(told)}</div>' if told else "",
         _remarks(section),
-        table(scores_sheet(section)),
+        _scores(section),
         _figures(section),
+        *(_further(section, part) for part in further(section)),
         _views(section),
         "</section>",
     ]
@@ -129,22 +136,70 @@ def _paragraphs(texts: Iterable[str]) -> str:
     return "".join(f"<p>{escape(text)}</p>" for text in texts)
 
 
+def _scores(section: Section) -> str:
+    if not section.entries:
+        return ""
+    leading = section.leading
+    if len(leading) == len(section.entries):
+        return table(scores_sheet(section))
+    first = {entry.record.identity for entry in leading}
+    rest = [entry for entry in section.entries if entry.record.identity not in first]
+    return table(scores_sheet(section, leading)) + _folded(scores_sheet(section, rest))
+
+
+def _folded(sheet: Sheet) -> str:
+    """A table that is shown when it is asked for."""
+    return f"<details><summary>{plural(len(sheet.rows), 'more row')}</summary>{table(sheet)}</details>"
+
+
 def _figures(section: Section) -> str:
-    folds = (
-        "<figure><figcaption><b>Score.</b> Small dots: folds. Bold mark and bar: mean ± 1 standard deviation over "
-        f"folds. {_shading(section)}</figcaption>{folds_figure(section)}</figure>"
+    if not section.entries:
+        return ""
+    some = "" if len(section.leading) == len(section.entries) else " The best rows only."
+    folds = Figure(
+        "Score.",
+        f"Small dots: folds. Bold mark and bar: mean ± 1 standard deviation over folds. {_shading(section)}{some}",
+        folds_figure(section),
     )
-    drawn = gains_figure(section)
-    gains = (
-        "<figure><figcaption><b>Gain over the control.</b> Mean of the paired differences and 95 % interval; "
-        f"where the interval holds 0, no difference is shown. Open marks: random weights.</figcaption>{drawn}</figure>"
+    gains = Figure(
+        "Gain over the strongest control.",
+        "Mean of the paired differences and 95 % interval; where the interval holds 0, no difference is shown. "
+        f"Open marks: random weights.{some}",
+        gains_figure(section),
     )
-    return f'<div class="figures">{folds}{gains if drawn else ""}</div>'
+    return _drawn([folds, gains])
+
+
+def _drawn(figures: Iterable[Figure]) -> str:
+    told = "".join(
+        f"<figure><figcaption><b>{escape(each.lead)}</b> {escape(each.caption)}</figcaption>{each.drawing}</figure>"
+        for each in figures
+        if each.drawing
+    )
+    return f'<div class="figures">{told}</div>' if told else ""
 
 
 def _shading(section: Section) -> str:
-    controls = [entry for entry in section.entries if entry.kind == "control"]
-    return "Shaded: the control, mean ± 1 standard deviation." if len(controls) == 1 else ""
+    several = sum(entry.kind == "control" for entry in section.entries) > 1
+    which = "the strongest control" if several else "the control"
+    return "" if shaded_control(section) is None else f"Shaded: {which}, mean ± 1 standard deviation."
+
+
+DRAWN = {"curve": curve_figures, "calibration": reliability_figures}
+"""Parts that follow the scores to the figures beside their tables."""
+
+
+def _further(section: Section, part: Further) -> str:
+    first, rest = parted(part.sheet, part.leading)
+    drawn = _drawn(DRAWN[part.key](section)) if part.key in DRAWN else ""
+    shown = table(first, wide=len(first.columns) > MOST_NARROW) + ("" if rest is None else _folded(rest))
+    # A curve is seen before it is read.
+    both = drawn + shown if part.key == "curve" else shown + drawn
+    return f"<h3>{escape(part.heading)}</h3>{_paragraphs(part.texts)}{both}"
+
+
+MOST_NARROW = 3
+"""Columns of a table that needs not the whole width."""
 
 
 def _views(section: Section) -> str:

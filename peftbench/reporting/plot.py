@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from html import escape
 
 from peftbench.reporting.content import Entry, Section
+from peftbench.reporting.reading import strongest
 from peftbench.reporting.sheets import apart_columns
-from peftbench.reporting.words import between, number
+from peftbench.reporting.words import between, number, shown
 
 WIDTH = 440.0
 """Of a figure, in its own units; about one a pixel."""
 
 TITLE_LENGTH = 50
 """Characters of a row's title that fit beside its value; the tables have it whole."""
+
+TOLD_LENGTH = 16
+"""Characters of each thing that tells a row apart."""
 
 MARGIN = 18.0
 TITLE_HEIGHT = 22.0
@@ -72,22 +76,29 @@ class Axis:
 
 
 def folds_figure(section: Section) -> str:
-    """One row a record: a dot a fold, the mean as a bold mark, ± one standard deviation; the control as a band."""
-    axis = Axis.over((value for entry in section.entries for value in _reach(entry)), (-1.0, 1.0))
-    controls = [entry for entry in section.entries if entry.kind == "control"]
-    behind = _band(controls[0], axis) if len(controls) == 1 else ""
+    """One row a leading record: a dot a fold, the mean as a bold mark, ± one deviation; the control as a band."""
+    axis = Axis.over((value for entry in section.leading for value in _reach(entry)), (-1.0, 1.0))
+    shaded = shaded_control(section)
+    behind = "" if shaded is None else _band(shaded, axis)
     rows = [
         _row(at, _row_title(section, entry, number(entry.mcc[0])), axis, [behind, *_folds_marks(entry, axis)])
-        for at, entry in enumerate(section.entries)
+        for at, entry in enumerate(section.leading)
     ]
-    told = "; ".join(f"{entry.title}: mean {number(entry.mcc[0])}" for entry in section.entries)
+    told = "; ".join(f"{entry.title}: mean {number(entry.mcc[0])}" for entry in section.leading)
     rows.append(_axis(axis, len(rows), "MCC of each fold's test part (0: chance)"))
     return _svg(f"MCC by fold, {section.heading}", told, section.anchor + "-folds", rows)
 
 
+def shaded_control(section: Section) -> Entry | None:
+    """The strongest control, where all rows may be compared with it."""
+    return (
+        strongest([entry for entry in section.entries if entry.kind == "control"]) if len(section.groups) == 1 else None
+    )
+
+
 def gains_figure(section: Section) -> str:
-    """One row a backbone: the mean gain in MCC over the control and its 95 % interval; empty if there is no gain."""
-    entries = [entry for entry in section.entries if not math.isnan(entry.gain.mean)]
+    """One row a leading backbone: the mean gain in MCC over its control, with 95 % interval; empty without a gain."""
+    entries = [entry for entry in section.leading if not math.isnan(entry.gain.mean)]
     if not entries:
         return ""
     bounds = [each for entry in entries for each in (entry.gain.mean, entry.gain.low, entry.gain.high)]
@@ -97,8 +108,8 @@ def gains_figure(section: Section) -> str:
         for at, entry in enumerate(entries)
     ]
     told = "; ".join(f"{entry.title}: {_gain_words(entry)}" for entry in entries)
-    rows.append(_axis(axis, len(rows), "Gain in MCC over the control (0: none)", signed=True))
-    return _svg(f"Gain over the control, {section.heading}", told, section.anchor + "-gain", rows)
+    rows.append(_axis(axis, len(rows), "Gain in MCC over the strongest control (0: none)", signed=True))
+    return _svg(f"Gain over the strongest control, {section.heading}", told, section.anchor + "-gain", rows)
 
 
 def _reach(entry: Entry) -> Sequence[float]:
@@ -153,7 +164,12 @@ def _tick(value: float, *, signed: bool) -> str:
 
 
 def _row_title(section: Section, entry: Entry, value: str) -> str:
-    told = "" if entry.kind == "control" else ", ".join(str(entry.row[each])[:8] for each in apart_columns(section))
+    told = (
+        ""
+        if entry.kind == "control"
+        else ", ".join(shown(entry.row[each])[:TOLD_LENGTH] for each in apart_columns(section))
+    )
+    told = told if len(told) <= TITLE_LENGTH // 2 else told[: TITLE_LENGTH // 2 - 1] + "…"
     aside = f'<tspan class="aside" dx="6">{escape(told)}</tspan>' if told else ""
     room = TITLE_LENGTH - len(told)
     title = entry.title if len(entry.title) <= room else entry.title[: room - 1] + "…"

@@ -4,55 +4,63 @@ import math
 from collections.abc import Sequence
 
 from peftbench.analysis.intervals import Interval
-from peftbench.analysis.results import gain
+from peftbench.analysis.results import CLINICAL_CONTROL, gain
 from peftbench.reporting.content import COMPARED, Entry, Section
-from peftbench.reporting.words import between, control_phrase, listed, number, spread
+from peftbench.reporting.words import IMAGES_OF, between, control_phrase, listed, number, plural, shown, spread
 
 WORSE_THAN_CHANCE = -0.05
 """A control below this MCC is said to be; nearer to zero it is chance."""
+
+MOST_GROUPS = 4
+"""Comparisons that are told one by one; of more, one is, and the others are counted."""
 
 UNTRAINED_LESSON = "The score does not show that pretraining helps."
 
 
 def reading(section: Section) -> list[str]:
-    """What a task's scores say: against the control, then against untrained weights; one paragraph a comparison.
+    """What a task's scores say: against the controls, then against untrained weights; one paragraph a comparison.
 
     Rows are compared only where they share rows, split, probe and regime; where there are several such groups each
-    paragraph opens with what sets it apart.
+    paragraph opens with what sets it apart. Of many, the usual probe's is told and the others are counted.
     """
     groups = section.groups
     apart = section.varying(COMPARED) if len(groups) > 1 else []
-    return [" ".join([*_which(group[0], apart), *read_group(group)]) for group in groups]
+    told = groups if len(groups) <= MOST_GROUPS else [section.reference]
+    paragraphs = [" ".join([*_which(group[0], apart), *read_group(group)]) for group in told]
+    return [*paragraphs, *([_others(section)] if len(told) < len(groups) else [])]
 
 
 def read_group(entries: Sequence[Entry]) -> list[str]:
     """The sentences for rows that may be compared with each other."""
+    controls = [entry for entry in entries if entry.kind == "control"]
     backbones = [entry for entry in entries if entry.kind != "control"]
     if not backbones:
-        return ["Only the control was run: probe a backbone to compare with it."]
-    pretrained = [entry for entry in backbones if entry.kind == "pretrained"]
-    untrained = [entry for entry in backbones if entry.kind == "random"]
-    said = [against_control(pretrained or untrained), *below_chance(entries)]
+        run = "Only the control was run" if len(controls) == 1 else "Only controls were run"
+        return [f"{run}: probe a backbone to compare with {'it' if len(controls) == 1 else 'them'}."]
+    alone = [entry for entry in backbones if not entry.with_clinical] or backbones
+    pretrained = [entry for entry in alone if entry.kind == "pretrained"]
+    untrained = [entry for entry in alone if entry.kind == "random"]
+    said = [against_control(pretrained or untrained, controls), *below_chance(pretrained or untrained, controls)]
     if pretrained and untrained:
         said.append(against_untrained(best(pretrained), best(untrained)))
     elif untrained:
         said.append("Only untrained weights were run, so nothing can be said of pretraining.")
-    return said
+    return [*said, *beside_clinical(backbones, controls)]
 
 
 def overall(parts: Sequence[Section]) -> str:
-    """In how many tasks a pretrained backbone beats the control; empty where there is but one task to tell of."""
+    """In how many tasks a pretrained backbone beats its strongest control; empty where there is but one to tell of."""
     judged = {
-        part.heading: any(entry.gain.low > 0 for entry in part.entries if entry.kind == "pretrained")
+        part.heading: any(entry.gain.low > 0 for entry in part.reference if entry.kind == "pretrained")
         for part in parts
-        if any(not math.isnan(entry.gain.low) for entry in part.entries if entry.kind == "pretrained")
+        if any(not math.isnan(entry.gain.low) for entry in part.reference if entry.kind == "pretrained")
     }
     if len(judged) < 2:
         return ""
     won = [name for name, wins in judged.items() if wins]
     if not won:
-        return f"In none of {len(judged)} tasks is a pretrained backbone shown to beat its control."
-    return f"In {len(won)} of {len(judged)} tasks a pretrained backbone beats its control: {listed(won)}."
+        return f"In none of {len(judged)} tasks is a pretrained backbone shown to beat its strongest control."
+    return f"In {len(won)} of {len(judged)} tasks a pretrained backbone beats its strongest control: {listed(won)}."
 
 
 def best(entries: Sequence[Entry]) -> Entry:
@@ -60,18 +68,34 @@ def best(entries: Sequence[Entry]) -> Entry:
     return max(entries, key=lambda entry: -math.inf if math.isnan(entry.mcc[0]) else entry.mcc[0])
 
 
-def against_control(entries: Sequence[Entry]) -> str:
-    """Which backbones beat the control, if any.
+def strongest(controls: Sequence[Entry], *, clinical: bool = False) -> Entry | None:
+    """The control with the highest mean MCC, of equals the first; that of the clinical variables only if asked for."""
+    asked = [entry for entry in controls if clinical or entry.record.config.backbone != CLINICAL_CONTROL]
+    return best(asked) if asked else None
+
+
+def best_pretrained(entries: Sequence[Entry]) -> Entry | None:
+    """The best pretrained backbone by itself; together with clinical variables only where it was not run alone."""
+    found = [entry for entry in entries if entry.kind == "pretrained"]
+    alone = [entry for entry in found if not entry.with_clinical]
+    return best(alone or found) if found else None
+
+
+def against_control(entries: Sequence[Entry], controls: Sequence[Entry]) -> str:
+    """Which backbones beat the strongest of the controls, if any.
 
     Args:
         entries: backbones of one group, all pretrained or all untrained.
+        controls: of the same group.
     """
-    if not any(entry.row["control"] for entry in entries):
+    rival = strongest(controls)
+    if rival is None:
         return "No control was run on the same folds, so a score here cannot be told from a shortcut."
-    judged = [entry for entry in entries if not math.isnan(entry.gain.low)]
-    control = control_phrase(next(str(entry.row["control"]) for entry in entries if entry.row["control"]))
+    several = len({entry.title for entry in controls}) > 1
+    control = control_phrase(rival.record.config.backbone, several=several)
+    judged = [entry for entry in _set_against(entries, rival) if not math.isnan(entry.gain.low)]
     if not judged:
-        return f"Nothing can be said against {control}: fewer than two folds have a defined MCC."
+        return f"Nothing can be said against {control.rstrip(',')}: fewer than two folds have a defined MCC."
     winners = [entry for entry in judged if entry.gain.low > 0]
     if winners:
         return _winners(winners, len(judged) - len(winners), control)
@@ -80,17 +104,64 @@ def against_control(entries: Sequence[Entry]) -> str:
     return _nobody(judged, control)
 
 
-def below_chance(entries: Sequence[Entry]) -> list[str]:
-    """A warning where the control does worse than chance, so that to gain over it means less than it seems."""
-    backbones = [entry for entry in entries if entry.kind != "control"]
-    controls = [entry.mcc[0] for entry in entries if entry.kind == "control" and entry.mcc[0] < WORSE_THAN_CHANCE]
-    if not controls or not backbones:
+def below_chance(entries: Sequence[Entry], controls: Sequence[Entry]) -> list[str]:
+    """A warning where the strongest control does worse than chance, so that to gain over it means less than it seems.
+
+    Args:
+        entries: backbones of one group.
+        controls: of the same group.
+    """
+    rival = strongest(controls)
+    if rival is None or not rival.mcc[0] < WORSE_THAN_CHANCE:
         return []
-    top = best([entry for entry in backbones if entry.kind == "pretrained"] or backbones)
+    top = best(entries)
+    which = "The control itself" if len(controls) == 1 else "Even the strongest control"
     return [
-        f"The control itself is below chance (MCC {number(min(controls))}), so the gain over it overstates: "
+        f"{which} is below chance (MCC {number(rival.mcc[0])}), so the gain over it overstates: "
         f"measured from chance (0), {top.name} has an MCC of {spread(*top.mcc)}."
     ]
+
+
+def beside_clinical(entries: Sequence[Entry], controls: Sequence[Entry]) -> list[str]:
+    """Whether features add to clinical variables: the best of both together against the clinical variables alone."""
+    both = [entry for entry in entries if entry.with_clinical and entry.kind == "pretrained"]
+    alone = [entry for entry in controls if entry.record.config.backbone == CLINICAL_CONTROL]
+    if not both or not alone:
+        return []
+    (top,) = _set_against([best(both)], alone[0])
+    difference = top.gain
+    if math.isnan(difference.low):
+        return [f"Whether {top.name}, does better than these alone cannot be said."]
+    if difference.low > 0:
+        return [f"{top.name}, beats these variables alone by {_size(difference)}."]
+    verdict = "does worse than" if difference.high < 0 else "is not distinguishable from"
+    return [f"{top.name}, {verdict} these variables alone: the difference is {_shift(difference)}."]
+
+
+def curve_words(section: Section) -> list[str]:
+    """From how many images on the best pretrained backbone beats its strongest control, a sentence a regime."""
+    said = []
+    for regime in section.regimes:
+        found = [each for each in section.sampled if each.record.config.regime == regime and each.kind == "pretrained"]
+        judged = [entry for entry in found if not math.isnan(entry.gain.low)]
+        if not judged:
+            continue
+        most = max(shots_of(entry) for entry in judged)
+        top = best_pretrained([entry for entry in judged if shots_of(entry) == most]) or judged[0]
+        line = sorted((entry for entry in judged if series_of(entry) == series_of(top)), key=shots_of)
+        said.append(_from_when(regime, top, line))
+    return said
+
+
+def shots_of(entry: Entry) -> int:
+    """Number of images of an entry's regime."""
+    return entry.record.config.shots or 0
+
+
+def series_of(entry: Entry) -> tuple[object, ...]:
+    """What the points of one learning curve share."""
+    config = entry.record.config
+    return (config.backbone, config.probe, config.regime, config.split_digest, config.features, config.version)
 
 
 def against_untrained(pretrained: Entry, untrained: Entry) -> str:
@@ -109,6 +180,49 @@ def against_untrained(pretrained: Entry, untrained: Entry) -> str:
     return f"{theirs} {verdict} {ours}: pretrained minus untrained is {_shift(difference)}. {UNTRAINED_LESSON}"
 
 
+def _set_against(entries: Sequence[Entry], rival: Entry) -> list[Entry]:
+    """Entries whose gain is that over one control."""
+    told = []
+    for entry in entries:
+        found = gain(entry.record, rival.record)
+        told.append(
+            entry._replace(row={**entry.row, "gain_mean": found.mean, "gain_low": found.low, "gain_high": found.high})
+        )
+    return told
+
+
+def _from_when(regime: str, top: Entry, line: Sequence[Entry]) -> str:
+    """From the smallest number of images on from which each larger one beats the control too."""
+    start: int | None = None
+    for entry in reversed(line):
+        if not entry.gain.low > 0:
+            break
+        start = shots_of(entry)
+    name = f"{_capital(regime)}: {top.title} ({top.record.config.probe})"
+    if start is None:
+        sizes = f"{plural(shots_of(line[-1]), 'image')}{IMAGES_OF.get(regime, '')}"
+        return f"{name} is not shown to beat its strongest control with {sizes}, the most that were tried."
+    return f"{name} beats its strongest control from {plural(start, 'image')}{IMAGES_OF.get(regime, '')} on."
+
+
+def _others(section: Section) -> str:
+    """The groups beside the reference, counted: in how many a pretrained backbone beats its strongest control."""
+    first = section.reference[0].compared_as
+    rest = [group for group in section.groups if group[0].compared_as != first]
+    tops = [top for group in rest if (top := best_pretrained(group)) is not None]
+    if not tops:
+        return "No pretrained backbone was run under the others."
+    won = sum(any(each.kind == "pretrained" and each.gain.low > 0 for each in group) for group in rest)
+    top = best(tops)
+    columns = section.varying(COMPARED)
+    told = ", ".join(f"{column} {shown(top.row[column])}" for column in columns)
+    run = f"{plural(len(rest), 'other choice')} of {listed(columns)} {'was' if len(rest) == 1 else 'were'} run"
+    return (
+        f"Beside this, {run}; under {won} of them a pretrained backbone beats its strongest control. The highest MCC "
+        f"is that of {top.title} ({told}): {spread(*top.mcc)}; as the best of so many it flatters."
+    )
+
+
 def _winners(winners: Sequence[Entry], others: int, control: str) -> str:
     ordered = sorted(winners, key=lambda entry: -entry.gain.mean)
     rest = f"; {others} more {'is' if others == 1 else 'are'} not shown to beat it" if others else ""
@@ -119,19 +233,19 @@ def _winners(winners: Sequence[Entry], others: int, control: str) -> str:
 
 
 def _losers(entries: Sequence[Entry], control: str) -> str:
-    top = best(entries)
+    top, bare = best(entries), control.rstrip(",")
     if len(entries) == 1:
-        return f"{top.name} does worse than {control}, by {_size(_turned(top.gain))}."
-    return f"Every backbone does worse than {control}: the best, {top.name}, by {_size(_turned(top.gain))}."
+        return f"{top.name} does worse than {bare}, by {_size(_turned(top.gain))}."
+    return f"Every backbone does worse than {bare}: the best, {top.name}, by {_size(_turned(top.gain))}."
 
 
 def _nobody(entries: Sequence[Entry], control: str) -> str:
-    top = max(entries, key=lambda entry: entry.gain.mean)
+    top, bare = max(entries, key=lambda entry: entry.gain.mean), control.rstrip(",")
     told = _shift(top.gain)
     if len(entries) == 1:
-        return f"{top.name} is not distinguishable from {control}: its gain is {told}."
+        return f"{top.name} is not distinguishable from {bare}: its gain is {told}."
     which = "untrained" if top.kind == "random" else "pretrained"
-    return f"No {which} backbone is distinguishable from {control}: the best, {top.name}, gains {told}."
+    return f"No {which} backbone is distinguishable from {bare}: the best, {top.name}, gains {told}."
 
 
 def _size(difference: Interval) -> str:
@@ -148,7 +262,7 @@ def _turned(difference: Interval) -> Interval:
 
 
 def _which(entry: Entry, columns: Sequence[str]) -> list[str]:
-    told = ", ".join(f"{column} {entry.row[column]}" for column in columns)
+    told = ", ".join(f"{column} {shown(entry.row[column])}" for column in columns)
     return [f"{_capital(told)}:"] if told else []
 
 

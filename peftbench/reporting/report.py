@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from peftbench.analysis.results import folds_table, results_table
+from peftbench.analysis.results import results_table
 from peftbench.errors import NotPreparedError, WorkspaceError
 from peftbench.protocol import provenance
 from peftbench.protocol.progress import Progress, Silent
-from peftbench.protocol.records import Record, iter_records
+from peftbench.protocol.records import Record, iter_records, read_predictions
 from peftbench.protocol.results import ReportResult
 from peftbench.protocol.workspace import Workspace
 from peftbench.reporting.content import Card, sections
@@ -39,12 +39,14 @@ def report(
         WorkspaceError: the folder cannot be written, or a cohort's card cannot be read.
     """
     place, told = Workspace.at(workspace), progress or Silent()
-    records = [record for _, record in iter_records(place)]
+    folders = {record.identity: (folder, record) for folder, record in iter_records(place)}
+    records = [record for _, record in folders.values()]
     if not records:
         raise NotPreparedError(f"the workspace {place.root} holds no complete record: run `{_next_step(place)}` first")
     told.start("writing the report", 3)
-    table, cards = results_table(records), read_cards(place, records)
-    parts, stamp = sections(records, table, folds_table(records), cards), _stamp()
+    table = results_table(records, lambda record: read_predictions(folders[record.identity][0]))
+    cards = read_cards(place, records)
+    parts, stamp = sections(records, table, cards), _stamp()
     folder = place.report if out is None else Path(out)
     documents = {
         MARKDOWN: markdown(parts, records, cards, stamp),

@@ -1,17 +1,17 @@
 """Tables as text, before anybody decides how they are drawn: Markdown and the page show the same cells."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 from peftbench.protocol.records import Record
 from peftbench.reporting.content import KEY_LENGTH, Entry, Section, fold_counts
-from peftbench.reporting.reading import best
-from peftbench.reporting.words import ABSENT, backbone_title, between, kind_of, number, plural, spread
+from peftbench.reporting.reading import best, best_pretrained, strongest
+from peftbench.reporting.words import ABSENT, backbone_title, between, kind_of, number, plural, shown, spread
 
-APART = ("probe", "regime", "scheme", "folds", "seed", "precision", "features")
+APART = ("probe", "regime", "shots", "draws", "scheme", "folds", "seed", "version", "precision", "features")
 """Columns that are shown only where rows differ in them; `features` only where nothing before it tells rows apart."""
 
 
@@ -69,29 +69,70 @@ class Footnotes:
         return {mark: text for text, mark in self._marks.items()}
 
 
-def scores_sheet(section: Section) -> Sheet:
-    """The table of a task: one row a record, controls last."""
-    notes = Footnotes()
+def parted(sheet: Sheet, leading: int) -> tuple[Sheet, Sheet | None]:
+    """A table's first rows, and the others, each with the footnotes of its own; None where there are no others."""
+    if len(sheet.rows) <= leading:
+        return sheet, None
+    return _rows_of(sheet, 0, leading), _rows_of(sheet, leading, len(sheet.rows))
+
+
+def _rows_of(sheet: Sheet, start: int, end: int) -> Sheet:
+    rows = sheet.rows[start:end]
+    marks = {cell.mark for row in rows for cell in row}
+    notes = {mark: text for mark, text in sheet.footnotes.items() if mark in marks}
+    quiet = frozenset(at - start for at in sheet.quiet if start <= at < end)
+    return replace(sheet, rows=rows, footnotes=notes, quiet=quiet)
+
+
+Maker = Callable[[Entry], Cell]
+"""Makes a column's cell of a row."""
+
+
+def scores_sheet(section: Section, entries: Sequence[Entry] | None = None) -> Sheet:
+    """The table of a task: one row a record, controls last.
+
+    Args:
+        section: of the task.
+        entries: rows to show; by default all of the section.
+    """
+    rows = section.entries if entries is None else tuple(entries)
+    columns, makers = _scores_columns(section, notes := Footnotes())
+    cells = tuple(tuple(make(entry) for make in makers) for entry in rows)
+    quiet = frozenset(at for at, entry in enumerate(rows) if entry.kind == "control")
+    caption = f"{section.heading}: mean ± standard deviation over {fold_counts(section)} folds"
+    return Sheet(caption, tuple(columns), cells, notes.by_mark(), quiet)
+
+
+def _scores_columns(section: Section, notes: Footnotes) -> tuple[list[Column], list[Maker]]:
     columns = [Column("Backbone", numeric=False), Column("Strategy", numeric=False)]
-    makers: list[Callable[[Entry], Cell]] = [lambda entry: Cell(entry.title), lambda entry: Cell(_strategy(entry))]
-    for name in apart_columns(section):
+    apart = apart_columns(section)
+    makers: list[Maker] = [lambda entry: Cell(entry.title), lambda entry: Cell(_strategy(entry, apart))]
+    for name in apart:
         columns.append(Column(name.capitalize(), numeric=False))
         makers.append(partial(_plain, column=name))
     chance = _common_chance(section)
-    columns += [Column("MCC"), Column("PR-AUC", f"chance {chance}" if chance else "")]
-    makers += [lambda entry: _score(entry, "mcc", notes), lambda entry: _score(entry, "pr_auc", notes)]
+    columns.append(Column("MCC"))
+    makers.append(lambda entry: score_cell(entry, "mcc", notes))
+    if any(entry.record.null for entry in section.entries):
+        columns.append(Column("p", _permutations(section)))
+        makers.append(lambda entry: _p_cell(entry, _permutations(section), notes))
+    columns.append(Column("PR-AUC", f"chance {chance}" if chance else ""))
+    makers.append(lambda entry: score_cell(entry, "pr_auc", notes))
     if not chance:
         columns.append(Column("Chance", "of PR-AUC"))
         makers.append(lambda entry: Cell(number(entry.chance)))
+    several = len(controls_named(section.entries)) > 1
     columns.append(Column(_gain_head(section), INTERVAL))
-    makers.append(lambda entry: _gain(entry, notes))
+    makers.append(lambda entry: gain_cell(entry, notes, several=several))
     if section.many_images and section.facts["unit"] == "image":
         columns.append(Column("MCC", "by patient"))
-        makers.append(lambda entry: _score(entry, "mcc", notes, "patient"))
-    rows = tuple(tuple(make(entry) for make in makers) for entry in section.entries)
-    quiet = frozenset(at for at, entry in enumerate(section.entries) if entry.kind == "control")
-    caption = f"{section.heading}: mean ± standard deviation over {fold_counts(section)} folds"
-    return Sheet(caption, tuple(columns), rows, notes.by_mark(), quiet)
+        makers.append(lambda entry: score_cell(entry, "mcc", notes, "patient"))
+    return columns, makers
+
+
+def controls_named(entries: Iterable[Entry]) -> set[str]:
+    """The controls that rows are set against."""
+    return {str(entry.row["control"]) for entry in entries if entry.row["control"]}
 
 
 def apart_columns(section: Section) -> list[str]:
@@ -106,25 +147,34 @@ def apart_columns(section: Section) -> list[str]:
 
 
 def _gain_head(section: Section) -> str:
-    """Head of the column of gains, with the control where there is only one."""
-    controls = {str(entry.row["control"]) for entry in section.entries if entry.row["control"]}
-    over = backbone_title(controls.pop()).removesuffix(" (control)") if len(controls) == 1 else "the control"
-    return f"Gain over {over}"
+    """What the gain is over: the control where there is only one."""
+    controls = controls_named(section.entries)
+    if len(controls) != 1:
+        return "Gain over strongest control" if controls else "Gain over the control"
+    return f"Gain over {control_title(controls.pop())}"
+
+
+def control_title(backbone: str) -> str:
+    """A control's title without saying that it is one."""
+    return backbone_title(backbone).removesuffix(" (control)")
 
 
 def glance_sheet(parts: Sequence[Section]) -> Sheet:
-    """One row a task: the best pretrained backbone beside the control."""
+    """One row a task: the best pretrained backbone beside its strongest control."""
     columns = (
         Column("Task", numeric=False),
         Column("Patients", "with event"),
         Column("Best pretrained backbone", numeric=False),
         Column("MCC"),
+        Column("Strongest control", numeric=False),
         Column("MCC", "control"),
         Column("Gain in MCC", INTERVAL),
     )
     notes = Footnotes()
-    rows = tuple(_glance_row(section, group, notes) for section in parts for group in section.groups[:1])
-    return Sheet("The best pretrained backbone of each task beside the control", columns, rows, notes.by_mark())
+    shown_parts = [part for part in parts if part.entries]
+    rows = tuple(_glance_row(section, section.reference, notes) for section in shown_parts)
+    caption = "The best pretrained backbone of each task beside its strongest control"
+    return Sheet(caption, columns, rows, notes.by_mark())
 
 
 def views_sheet(section: Section) -> Sheet | None:
@@ -199,28 +249,49 @@ def _features_row(record: Record) -> tuple[Cell, ...]:
 
 def _glance_row(section: Section, group: Sequence[Entry], notes: Footnotes) -> tuple[Cell, ...]:
     facts = section.facts
-    size = Cell(f"{facts['patients']:,} ({facts['event_patients']:,})")
-    control = next((entry for entry in group if entry.kind == "control"), None)
-    reference = Cell(ABSENT) if control is None else _score(control, "mcc", notes)
-    pretrained = [entry for entry in group if entry.kind == "pretrained"]
-    if not pretrained:
+    first = (Cell(section.heading), Cell(f"{facts['patients']:,} ({facts['event_patients']:,})"))
+    top = best_pretrained(group)
+    control = control_of(top, group)
+    reference = (Cell(ABSENT), Cell(ABSENT))
+    if control is not None:
+        reference = (Cell(control_title(control.record.config.backbone)), score_cell(control, "mcc", notes))
+    if top is None:
         mark = notes.mark("no pretrained backbone was run")
-        return Cell(section.heading), size, Cell(ABSENT, mark), Cell(ABSENT), reference, Cell(ABSENT)
-    top = best(pretrained)
+        return *first, Cell(ABSENT, mark), Cell(ABSENT), *reference, Cell(ABSENT)
     several = len(section.groups) > 1
-    mark = notes.mark("one of several splits, seeds or probes; the section below shows all" if several else "")
-    return Cell(section.heading), size, Cell(top.name, mark), _score(top, "mcc", notes), reference, _gain(top, notes)
+    mark = notes.mark("one of several splits, seeds, probes or regimes; the section below shows all" if several else "")
+    return *first, Cell(top.name, mark), score_cell(top, "mcc", notes), *reference, gain_cell(top, notes)
+
+
+def control_of(entry: Entry | None, group: Sequence[Entry]) -> Entry | None:
+    """The row of the control that an entry is set against; without one the strongest of the group, if any."""
+    named = [each for each in group if entry is not None and each.record.config.backbone == entry.row["control"]]
+    return best(named) if named else strongest([each for each in group if each.kind == "control"])
 
 
 def _plain(entry: Entry, column: str) -> Cell:
     # What a backbone's features are says nothing of a control, which has none.
     blank = entry.kind == "control" and column in {"precision", "features", "identity"}
-    return Cell("" if blank else str(entry.row[column])[:KEY_LENGTH] or ABSENT)
+    return Cell("" if blank else shown(entry.row[column])[:KEY_LENGTH] or ABSENT)
 
 
-def _strategy(entry: Entry) -> str:
+def _permutations(section: Section) -> str:
+    """How many permutations stand behind the p values, if all rows share it."""
+    found = {entry.record.null["permutations"] for entry in section.entries if entry.record.null}
+    return f"{found.pop()} permutations" if len(found) == 1 else "permuted labels"
+
+
+def _p_cell(entry: Entry, told: str, notes: Footnotes) -> Cell:
+    null = entry.record.null
+    if not null:
+        return Cell(ABSENT, notes.mark("not judged under permuted labels"))
+    count = "" if told[0].isdigit() else f" ({null['permutations']} permutations)"
+    return Cell(f"{number(float(null['p']))}{count}")
+
+
+def _strategy(entry: Entry, apart: Sequence[str]) -> str:
     strategy, probe = str(entry.row["strategy"]), str(entry.row["probe"])
-    return f"{strategy} ({probe})" if probe else strategy
+    return f"{strategy} ({probe})" if probe and "probe" not in apart else strategy
 
 
 def _common_chance(section: Section) -> str:
@@ -229,7 +300,8 @@ def _common_chance(section: Section) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def _score(entry: Entry, metric: str, notes: Footnotes, unit: str = "") -> Cell:
+def score_cell(entry: Entry, metric: str, notes: Footnotes, unit: str = "") -> Cell:
+    """Mean ± standard deviation of a metric, with a footnote where a fold is missing."""
     unit = unit or str(entry.row["unit"])
     mean, std = entry.record.score(metric, unit)
     return Cell(spread(mean, std), notes.mark(_why_absent(entry, metric, unit)))
@@ -238,28 +310,35 @@ def _score(entry: Entry, metric: str, notes: Footnotes, unit: str = "") -> Cell:
 def _why_absent(entry: Entry, metric: str, unit: str) -> str:
     """Which folds are missing from a score, and why; empty where none is."""
     cells = [score for score in entry.record.scores if score["unit"] == unit]
-    missing: dict[str, list[int]] = {}
+    missing: dict[str, dict[int, None]] = {}
     for score in cells:
-        if (value := score["metrics"][metric]) is None or math.isnan(value):
+        if (value := score["metrics"].get(metric)) is None or math.isnan(value):
             reason = score["reasons"].get(metric) or "the metric is not defined there"
-            missing.setdefault(reason, []).append(score["fold"] + 1)
+            missing.setdefault(reason, {})[score["fold"] + 1] = None
     if not missing:
-        return "" if len(cells) > 1 else "one fold only, so no standard deviation"
+        return "" if len({score["fold"] for score in cells}) > 1 else "one fold only, so no standard deviation"
     told = "; ".join(f"fold {', '.join(map(str, folds))}: {reason}" for reason, folds in missing.items())
     return f"not defined in every fold, left out of the mean ({told})"
 
 
-def _gain(entry: Entry, notes: Footnotes) -> Cell:
+def gain_cell(entry: Entry, notes: Footnotes, *, several: bool = False) -> Cell:
+    """The gain over the strongest control with its interval.
+
+    Args:
+        entry: the row.
+        notes: of the table.
+        several: whether rows are set against different controls, so that a footnote says which.
+    """
     if entry.kind == "control":
         return Cell("reference")
     gain = entry.gain
     if math.isnan(gain.mean):
         lacks = "no control was run on the same folds" if not entry.row["control"] else "no fold has an MCC for both"
         return Cell(ABSENT, notes.mark(lacks))
-    shift = number(gain.mean, signed=True)
+    shift, over = number(gain.mean, signed=True), str(entry.row["control"])
     if math.isnan(gain.low):
         return Cell(f"{shift} ({ABSENT})", notes.mark("one fold in common with the control, so no interval"))
-    return Cell(f"{shift} ({between(gain.low, gain.high)})")
+    return Cell(f"{shift} ({between(gain.low, gain.high)})", notes.mark(f"over {control_title(over)}" * several))
 
 
 def _letters(position: int) -> str:

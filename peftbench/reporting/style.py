@@ -53,6 +53,9 @@ thead small { display: block; font-size: .9em; font-weight: 400; color: var(--mu
 tr.quiet > * { color: var(--muted); background: var(--tint); }
 sup { line-height: 0; font-size: .75em; margin-left: .1em; }
 .footnotes { list-style: none; margin: 0 0 .6rem; padding: 0; font: .82rem/1.45 var(--sans); color: var(--muted); }
+details { margin: .4rem 0 .6rem; }
+summary { cursor: pointer; font: .88rem/1.5 var(--sans); color: var(--accent); }
+summary:focus-visible { outline: 2px solid var(--accent); outline-offset: 3px; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1.4rem 2.4rem;
   margin: 1.8rem 0 0; }
 figure { margin: 0; max-width: 32rem; break-inside: avoid; }
@@ -61,11 +64,12 @@ figcaption b { color: var(--ink); font-weight: 600; }
 svg { display: block; width: 100%; height: auto; overflow: hidden; font-family: var(--sans); }
 svg text { fill: var(--ink); font-size: 13px; }
 svg .tick, svg .axis { fill: var(--muted); font-size: 12px; text-anchor: middle; font-variant-numeric: tabular-nums; }
+svg .side { fill: var(--muted); font-size: 12px; text-anchor: end; font-variant-numeric: tabular-nums; }
 svg .value { text-anchor: end; font-weight: 600; font-variant-numeric: tabular-nums; }
 svg .aside { fill: var(--muted); font-size: 11.5px; }
 svg .grid { stroke: var(--rule); stroke-width: 1; }
 svg .zero, svg .base { stroke: var(--strong); stroke-width: 1; }
-svg .band { fill: var(--band); }
+svg .band { fill: var(--band); } svg .range { fill: var(--accent); fill-opacity: .14; }
 svg .reference { stroke: var(--control); stroke-width: 1.3; stroke-dasharray: 4 3; }
 svg .dot { fill-opacity: .55; }
 svg .dot.pretrained { fill: var(--accent); } svg .dot.random { fill: var(--untrained); }

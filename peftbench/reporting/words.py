@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from peftbench.analysis.results import CONTROL_PREFIX
+from peftbench.analysis.results import CONTROL_PREFIX, RANDOM_MARK, WITH_CLINICAL
 from peftbench.backbones.registry import parse_backbone
 from peftbench.errors import ConfigError, UnknownNameError
 
@@ -13,13 +13,26 @@ ABSENT = "\N{EN DASH}"
 
 MINUS = "\N{MINUS SIGN}"
 
-CONTROL_TITLES = {"view": "view only (control)"}
+CONTROL_TITLES = {
+    "view": "view only (control)",
+    "center": "centre only (control)",
+    "images": "number of images only (control)",
+    "metadata": "view, centre and number of images (control)",
+    "clinical": "clinical variables alone (control)",
+}
 """Title of each control, by its name without the prefix."""
 
-CONTROL_SENTENCES = {"view": "the control that sees only the view (AP or PA)"}
-"""Each control as a sentence names it."""
+CONTROL_SENTENCES = {
+    "view": "sees only the view (AP or PA)",
+    "center": "knows only the centre",
+    "images": "knows only how many images a patient has",
+    "metadata": "knows nothing but view, centre and number of images",
+    "clinical": "knows only the clinical variables",
+}
+"""What each control goes by, as a sentence says it."""
 
-RANDOM_MARK = "@random:"
+IMAGES_OF = {"few-shot": " a class", "center few-shot": " a class and centre"}
+"""Of what a regime's number of images is one number."""
 
 Kind = Literal["pretrained", "random", "control"]
 
@@ -36,18 +49,28 @@ def backbone_title(backbone: str) -> str:
     if kind_of(backbone) == "control":
         name = backbone.removeprefix(CONTROL_PREFIX)
         return CONTROL_TITLES.get(name, f"{name} only (control)")
-    architecture, mark, seed = backbone.partition(RANDOM_MARK)
+    alone = backbone.removesuffix(WITH_CLINICAL)
+    architecture, mark, seed = alone.partition(RANDOM_MARK)
     try:
         title = parse_backbone(architecture).title
     except (UnknownNameError, ConfigError):
         title = architecture
-    return f"{title}, random weights (seed {seed})" if mark else title
+    title = f"{title}, random weights (seed {seed})" if mark else title
+    return title if alone == backbone else f"{title}, with clinical variables"
 
 
-def control_phrase(backbone: str) -> str:
-    """A control as a sentence names it."""
+def control_phrase(backbone: str, *, several: bool = False) -> str:
+    """A control as a sentence names it.
+
+    Args:
+        backbone: as a record names the control.
+        several: whether it is the strongest of several.
+    """
     name = backbone.removeprefix(CONTROL_PREFIX)
-    return CONTROL_SENTENCES.get(name, f"the control {name!r}")
+    does = CONTROL_SENTENCES.get(name)
+    if several:
+        return f"the strongest control, which {does}," if does else f"the strongest control, {name!r},"
+    return f"the control that {does}" if does else f"the control {name!r}"
 
 
 def number(value: float, *, signed: bool = False) -> str:
@@ -82,6 +105,13 @@ def sentence(text: str) -> str:
     if not bare:
         return ""
     return bare[0].upper() + bare[1:] + ("" if bare[-1] in ".!?" else ".")
+
+
+def shown(value: object) -> str:
+    """A value of the results table: whole numbers without a decimal, nothing as `ABSENT`."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ABSENT
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def plural(count: int, noun: str) -> str:

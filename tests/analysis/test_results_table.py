@@ -1,16 +1,28 @@
 """The results table: every record a row, the best first, and each set against its own control."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from peftbench.analysis.intervals import corrected_interval
-from peftbench.analysis.results import COLUMNS, folds_table, gain, is_control, results_table
+from peftbench.analysis.intervals import bootstrap_interval, corrected_interval
+from peftbench.analysis.results import (
+    COLUMNS,
+    CURVE_COLUMNS,
+    STRATA_COLUMNS,
+    curve_table,
+    folds_table,
+    gain,
+    is_control,
+    results_table,
+    strata_table,
+)
 from peftbench.protocol import metrics
-from peftbench.protocol.records import FoldScore, Record, RunConfig, summarise
+from peftbench.protocol.records import FoldScore, Record, RunConfig
+from peftbench.protocol.scoring import distribution, summarise
 
 CONTROL = "control:view"
 
@@ -18,9 +30,15 @@ FACTS = {"cohort": "toy", "images": 50, "patients": 40, "events": 20, "event_pat
 
 
 def record(
-    backbone: str, mcc: list[float], task: str = "TOY", unit: str = "image", read_back: bool = False, **changes: Any
+    backbone: str,
+    mcc: Sequence[float | list[float]],
+    task: str = "TOY",
+    unit: str = "image",
+    read_back: bool = False,
+    beside: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> Record:
-    """A record with these MCCs over folds, in the task's unit; in the other unit all are -1."""
+    """A record with these MCCs over folds (and draws), in the task's unit; in the other unit all are -1."""
     config = RunConfig(
         **{
             "task": task,
@@ -42,9 +60,11 @@ def record(
             **changes,
         }
     )
+    names = ("c_index",) if config.probe == "cox" else (*metrics.NAMES, *metrics.TUNED_NAMES)
     scores = [
-        FoldScore(each, fold, 0, 10, 4, dict.fromkeys(metrics.NAMES, value if each == unit else -1.0), {}, {})
-        for fold, value in enumerate(mcc)
+        FoldScore(each, fold, draw, 10, 4, dict.fromkeys(names, value if each == unit else -1.0), {}, {})
+        for fold, values in enumerate(mcc)
+        for draw, value in enumerate(values if isinstance(values, list) else [values])
         for each in ("image", "patient")
     ]
     told = [score._asdict() for score in scores]
@@ -64,6 +84,7 @@ def record(
         cost={},
         predictions_digest="0" * 64,
         status="complete",
+        **(beside or {}),
     )
 
 
@@ -192,6 +213,164 @@ class TestGain:
         ]  # fmt: skip
         table = results_table(records).query("backbone == 'net'").set_index("task")
         assert table["gain_mean"].to_dict() == pytest.approx({"A": 0.4, "B": 0.1})
+
+
+def control_of(name: str, *others: tuple[str, float], **changes: Any) -> str:
+    """The control that a backbone is set against, whatever the order of the records."""
+    records = [record(name, [0.5, 0.6, 0.4], **changes), *(record(each, [mcc] * 3, **changes) for each, mcc in others)]
+    tables = [results_table(given).set_index("backbone") for given in (records, records[::-1])]
+    (found,) = {str(table.loc[name, "control"]) for table in tables}
+    return found
+
+
+class TestStrongestControl:
+    def test_it_has_the_highest_mean(self) -> None:
+        others = [("control:view", 0.1), ("control:center", 0.3), ("control:images", -0.5), ("control:metadata", 0.2)]
+        assert control_of("net", *others) == "control:center"
+
+    def test_untrained_weights_of_the_same_architecture_are_among_them(self) -> None:
+        others = [("control:view", 0.1), ("net@random:0", 0.3), ("net@random:1", 0.4), ("other@random:0", 0.9)]
+        assert control_of("net", *others) == "net@random:1"
+        assert control_of("net", ("other@random:0", 0.9), ("control:view", 0.1)) == "control:view"
+
+    def test_untrained_weights_are_not_set_against_each_other(self) -> None:
+        assert control_of("net@random:0", ("net@random:1", 0.4), ("control:view", 0.1)) == "control:view"
+        assert control_of("net@random:0", ("net", 0.4)) == ""
+
+    def test_clinical_variables_are_a_control_of_what_was_given_them(self) -> None:
+        others = [("control:clinical", 0.4), ("control:view", 0.1), ("net@random:0 + clinical", 0.2)]
+        assert control_of("net + clinical", *others) == "control:clinical"
+        assert control_of("net", *others) == "control:view"
+        assert control_of("net + clinical", *others[1:]) == "net@random:0 + clinical"
+
+    def test_of_equals_it_is_the_one_that_sees_less(self) -> None:
+        assert control_of("net", ("net@random:0", 0.1), ("control:view", 0.1)) == "control:view"
+
+    def test_one_without_a_score_comes_last(self) -> None:
+        assert control_of("net", ("control:view", math.nan), ("control:center", -0.9)) == "control:center"
+        assert control_of("net", ("control:view", math.nan)) == "control:view"
+
+    def test_of_a_cox_probe_the_c_index_counts(self) -> None:
+        others = [("control:view", 0.51), ("control:center", 0.55)]
+        assert control_of("net", *others, probe="cox") == "control:center"
+        records = [
+            record(name, [mcc] * 3, probe="cox", unit="patient") for name, mcc in (("net", 0.6), ("control:view", 0.5))
+        ]
+        row = results_table(records).iloc[0]
+        assert row["gain_mean"] == pytest.approx(0.1)
+        assert row["c_index_mean"] == pytest.approx(0.6)
+        assert math.isnan(row["mcc_mean"])
+
+    def test_another_probe_or_another_cohort_is_another_cell(self) -> None:
+        ours = record("net", [0.5, 0.6, 0.4])
+        for changes in ({"probe": "ridge"}, {"external": "OTHER"}, {"shots": 8}):
+            table = results_table([ours, record(CONTROL, [0.1] * 3, **changes)])
+            assert table.set_index("backbone").loc["net", "control"] == ""
+
+
+class TestDraws:
+    OURS, THEIRS = [[0.5, 0.7], [0.3, 0.1], [0.6, 0.8]], [[0.2, 0.0], [0.3, math.nan], [0.1, 0.3]]
+
+    def test_a_fold_counts_once(self) -> None:
+        found = gain(record("net", self.OURS, draws=2), record(CONTROL, self.THEIRS, draws=2))
+        folds = [0.6 - 0.1, 0.2 - 0.3, 0.7 - 0.2]
+        assert found == pytest.approx(corrected_interval(folds, (1 / 3) / (2 / 3 - 0.2)))
+        assert found.folds == 3
+
+    def test_more_of_the_same_draws_are_no_more_evidence(self) -> None:
+        often = [gain(record("net", [v * times for v in self.OURS]), record(CONTROL, self.THEIRS)) for times in (1, 50)]
+        assert often[0] == pytest.approx(often[1])
+
+    def test_the_distribution_is_told(self) -> None:
+        values = [[float(v) for v in row] for row in np.random.default_rng(0).normal(size=(3, 30))]
+        made = record("net", values, regime="few-shot", shots=4, draws=30)
+        scores = [FoldScore(**score) for score in made.scores]
+        told = distribution(scores)
+        full = made.model_copy(update={"distribution": told})
+        (row,) = results_table([full]).to_dict("records")
+        for column, name in (("mcc_q05", "q05"), ("mcc_median", "median"), ("mcc_worst_decile", "worst_decile")):
+            assert row[column] == told["image"]["mcc"][name]
+        (point,) = curve_table([full]).to_dict("records")
+        assert (point["shots"], point["draws"], point["q95"]) == (4, 30, told["image"]["mcc"]["q95"])
+        assert point["mean"] == pytest.approx(np.mean(values))
+
+
+class TestBeside:
+    def test_p_value_and_null(self) -> None:
+        null = {"p": 0.02, "q95": 0.17, "permutations": 99}
+        (row,) = results_table([record("net", [0.1, 0.2, 0.3], beside={"null": null})]).to_dict("records")
+        assert (row["p_value"], row["null_q95"]) == (0.02, 0.17)
+        (row,) = results_table([record("net", [0.1, 0.2, 0.3])]).to_dict("records")
+        assert all(math.isnan(row[name]) for name in ("p_value", "null_q95", "mcc_q05", "mcc_low", "c_index_mean"))
+        assert row["mcc_tuned_mean"] == row["brier_mean"] == row["ece_mean"] == pytest.approx(0.2)
+
+    def test_strata_have_a_row_each(self) -> None:
+        stratum = {"column": "view", "unit": "image", "size": 9, "events": 3, "folds": 3,
+                   "mcc_mean": 0.1, "mcc_std": None, "pr_auc_mean": 0.4, "pr_auc_std": 0.1}  # fmt: skip
+        strata = [{**stratum, "value": value} for value in ("AP", "PA")]
+        table = strata_table([record("net", [0.1] * 3, beside={"strata": strata}), record(CONTROL, [0.1] * 3)])
+        assert tuple(table.columns) == STRATA_COLUMNS
+        assert table["value"].tolist() == ["AP", "PA"]
+        assert strata_table([]).columns.tolist() == list(STRATA_COLUMNS)
+
+    def test_curves_are_of_what_has_a_number_of_images(self) -> None:
+        few = [record("net", [0.1] * 3, regime="few-shot", shots=shots) for shots in (8, 2)]
+        others = [
+            record("net", [0.1] * 3),
+            record("net", [0.1] * 3, regime="few-shot", shots=2, external="OTHER"),
+            record("net", [0.1] * 3, regime="few-shot", shots=2, probe="cox"),
+        ]
+        table = curve_table([*few, *others])
+        assert tuple(table.columns) == CURVE_COLUMNS
+        assert table["shots"].tolist() == [2, 8]
+        assert curve_table([]).empty
+
+
+class TestExternal:
+    def predictions(self, made: Record) -> pd.DataFrame:
+        random = np.random.default_rng(len(made.config.backbone))
+        event = np.arange(40) // 2 % 2
+        skill = 0.6 if made.config.backbone == "net" else 0.1
+        score = np.clip(0.5 + skill * (event - 0.5) + random.normal(size=40) * 0.2, 0, 1)
+        columns = {"sample_id": [f"s-{at}" for at in range(40)], "patient_id": np.arange(40) // 2}
+        frame = pd.DataFrame({"fold": -1, "draw": 0, "role": "test", **columns, "event": event, "score": score})
+        return pd.concat(
+            [frame.sample(frac=1, random_state=len(made.config.backbone)), frame.assign(fold=0, score=0.0)]
+        )
+
+    def test_intervals_are_those_of_the_bootstrap(self) -> None:
+        ours, theirs = (record(name, [0.1] * 3, external="OTHER") for name in ("net", CONTROL))
+        row = results_table([ours, theirs], self.predictions).iloc[0]
+        frames = [self.predictions(each).query("fold == -1").sort_values("sample_id") for each in (ours, theirs)]
+        who = [frames[0]["patient_id"], frames[0]["event"]]
+        gained = bootstrap_interval(*who, *(frame["score"] for frame in frames))
+        own = bootstrap_interval(*who, frames[0]["score"])
+        assert (row["gain_mean"], row["gain_low"], row["gain_high"]) == pytest.approx(gained[:3])
+        assert (row["mcc_low"], row["mcc_high"]) == pytest.approx(own[1:3])
+        assert row["control"] == CONTROL
+        assert row["external"] == "OTHER"
+
+    def test_without_predictions_there_is_a_gain_without_an_interval(self) -> None:
+        records = [record(name, [mcc] * 3, external="OTHER") for name, mcc in (("net", 0.5), (CONTROL, 0.2))]
+        row = results_table(records).iloc[0]
+        assert row["gain_mean"] == pytest.approx(0.3)
+        assert math.isnan(row["gain_low"])
+
+    def test_images_that_only_one_of_both_has_do_not_count(self) -> None:
+        ours, theirs = (record(name, [0.1] * 3, external="OTHER") for name in ("net", CONTROL))
+
+        def none_shared(made: Record) -> pd.DataFrame:
+            frame = self.predictions(made)
+            return frame.assign(sample_id=frame["sample_id"] + made.config.backbone)
+
+        assert math.isnan(results_table([ours, theirs], none_shared).iloc[0]["gain_mean"])
+
+    def test_they_stand_after_the_tasks_own(self) -> None:
+        records = [record("net", [0.9] * 3, external="OTHER"), record(CONTROL, [0.1] * 3), record("net", [0.2] * 3)]
+        table = results_table(records)
+        assert list(zip(table["backbone"], table["external"], strict=True)) == [
+            ("net", ""), (CONTROL, ""), ("net", "OTHER"),
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("backbone", "expected"), [(CONTROL, True), ("resnet18", False), ("my-control:x", False)])

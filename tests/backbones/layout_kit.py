@@ -30,6 +30,9 @@ LAYOUTS = Path(__file__).parent / "layouts"
 CHUNK = 1 << 16
 """Numbers drawn at a time: they stay in the processor's cache."""
 
+PERIOD = 65_521
+"""Where not all of a large tensor need be drawn, its values repeat; a prime, so that no two rows are the same."""
+
 Layout = list[tuple[str, str, tuple[int, ...]]]
 """Name, type (`float32`) and shape of each tensor, in the order of the file."""
 
@@ -95,13 +98,15 @@ def shrunk(loader: Any, **changes: Any) -> Any:
     return dataclasses.replace(loader, config=type(loader.config).from_dict({**kept, **changes}))
 
 
-def seeded_tensors(listed: Iterable[tuple[str, str, tuple[int, ...]]], seed: int = 0) -> dict[str, torch.Tensor]:
-    """Tensors of a layout; each depends on its name, its shape and the seed alone.
+def seeded_tensors(
+    listed: Iterable[tuple[str, str, tuple[int, ...]]], seed: int = 0, period: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Tensors of a layout; each depends on its name, its shape, the seed and the period alone.
 
     The spread is that of a network in use: activations keep their size, no norm is the identity, no bias is zero, so
     that a tensor that is in the wrong place or left out changes what is computed.
     """
-    return {name: _tensor(name, kind, tuple(shape), seed) for name, kind, shape in listed}
+    return {name: _tensor(name, kind, tuple(shape), seed, period) for name, kind, shape in listed}
 
 
 def seeded_pixels(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
@@ -119,7 +124,7 @@ def grey_picture(height: int, width: int) -> np.ndarray:
     return levels.astype(np.uint8)
 
 
-def _tensor(name: str, kind: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+def _tensor(name: str, kind: str, shape: tuple[int, ...], seed: int, period: int | None) -> torch.Tensor:
     last = name.rpartition(".")[2]
     if last == "num_batches_tracked":
         return torch.zeros(shape, dtype=torch.int64)
@@ -132,7 +137,8 @@ def _tensor(name: str, kind: str, shape: tuple[int, ...], seed: int) -> torch.Te
     if last == "running_var":
         return torch.from_numpy(0.5 + _uniform(name, shape, seed))
     scale, shift = _spread(name, shape)
-    drawn = _bell(name, shape, seed)
+    repeats = period is not None and math.prod(shape) > period
+    drawn = np.resize(_bell(name, (period,), seed), shape) if repeats else _bell(name, shape, seed)
     drawn *= np.float32(scale)
     drawn += np.float32(shift)
     return torch.from_numpy(drawn)

@@ -1,7 +1,6 @@
 """Weights found, fetched and adopted: in what order, at which price, and what is said where there are none."""
 
 import hashlib
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forking import fork
 from progress_kit import Ear
 from safetensors.torch import save_file
 from weights_kit import (
@@ -258,9 +258,8 @@ class TestObtain:
             "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
             "try:\n    fetch(tiny_card(), Silent())\nexcept WeightsFolderError as error:\n    print(error)"
         )
-        words = [sys.executable, "-c", program, str(Path(__file__).parents[1])]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-        assert "PEFTBENCH_WEIGHTS" in done.stdout, done.stderr
+        stdout, stderr = fork(program, str(Path(__file__).parents[1])).communicate(timeout=60)
+        assert "PEFTBENCH_WEIGHTS" in stdout, stderr
         assert locate(tiny_card()).place == "folder"  # type: ignore[union-attr]
         assert same(obtain(tiny_card(), Ear()), tower_of(tensors(rows=20_000)))
 
@@ -351,9 +350,8 @@ class TestDownloaded:
             "from peftbench.backbones.checkpoints import fetch; from peftbench.protocol.progress import Silent; "
             "print(fetch(tiny_card(address=sys.argv[2]), Silent()).how)"
         )
-        server.wait, server.block = 1.5, 1 << 20
-        words = [sys.executable, "-c", program, str(Path(__file__).parents[1]), f"{server.address}/tiny.pt"]
-        started = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+        server.wait, server.block = 0.5, 1 << 20
+        started = [fork(program, str(Path(__file__).parents[1]), f"{server.address}/tiny.pt") for _ in range(3)]
         said = sorted(each.communicate(timeout=60)[0].strip() for each in started)
         assert said == ["cached", "cached", "downloaded"]
         assert len(server.requests) == 1

@@ -34,8 +34,9 @@ def test_small_backbones_compute_what_they_computed(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "dinov2-l"])
 def test_those_of_full_size_too(name: str) -> None:
+    """What dinov2-l computes at full size is held in `test_parity.py`, against stored numbers of the original."""
     found, expected = full_features(name), stored_full(name)
     assert found.keys() == expected.keys()
     for each, value in expected.items():

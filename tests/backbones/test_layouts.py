@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from layout_kit import (
+    PERIOD,
     Layout,
     computed,
     cut,
@@ -411,11 +412,12 @@ class TestFiles:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "dinov2-l"])
 def test_the_whole_published_file_is_read_at_full_size(name: str, tmp_path: Path) -> None:
+    """That all of dinov2-l has its place is in `test_backbones_build.py`: its file is of the form of dinov2-b's."""
     card, listed, prefix = CARDS[name], layout(name), prefix_of(name)
     tensors = {each: torch.zeros(shape) for each, _, shape in listed if not each.startswith(prefix)}
-    tensors |= seeded_tensors(each for each in listed if each[0].startswith(prefix))
+    tensors |= seeded_tensors((each for each in listed if each[0].startswith(prefix)), period=PERIOD)
     path = write_checkpoint(tmp_path, "", tensors, card)
     del tensors
     try:

@@ -383,6 +383,7 @@ print(json.dumps(sorted(sys.modules)))
 """
 
 
+@pytest.mark.slow
 def test_names_and_cards_are_there_without_torch_and_without_a_network() -> None:
     done = subprocess.run([sys.executable, "-c", LISTING], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

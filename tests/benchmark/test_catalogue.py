@@ -7,7 +7,7 @@ from peftbench.backbones.cards import CARDS
 from peftbench.benchmark.catalogue import list_names
 from peftbench.cohorts.registry import COHORTS, TASKS
 from peftbench.errors import UnknownNameError
-from peftbench.probing.registry import CONTROLS, PROBES
+from peftbench.probing.registry import CONTROLS, PROBES, SETS, SURVIVAL, classical_titles, expand
 from peftbench.strategies.registry import STRATEGIES
 
 
@@ -19,7 +19,7 @@ class TestListing:
             ("tasks", TASKS),
             ("backbones", CARDS),
             ("strategies", STRATEGIES),
-            ("probes", PROBES | CONTROLS),
+            ("probes", PROBES | classical_titles() | SURVIVAL | SETS | CONTROLS),
         ],
     )
     def test_a_kind_lists_its_registry_whole(self, kind: str, registry: dict[str, object]) -> None:
@@ -60,6 +60,13 @@ class TestListing:
         runs = {entry["name"]: entry["runs_in"] for entry in list_names("strategies").entries}
         assert set(runs) == {"LP", "FFT", "LoRA", "VeRA", "BitFit", "IA3"}
         assert {name: verb for name, verb in runs.items() if verb} == {"LP": "probe"}
+
+    def test_every_probe_says_what_it_is(self) -> None:
+        entries = list_names("probes").entries
+        assert {entry["kind"] for entry in entries} == {"probe", "classical", "survival", "set", "control"}
+        assert all(entry["what"] for entry in entries)
+        named = {entry["name"] for entry in entries if entry["kind"] in ("probe", "classical")}
+        assert set(expand(["all"])) == named
 
     def test_a_change_of_an_answer_does_not_change_the_registry(self) -> None:
         list_names("strategies").entries[0]["name"] = "changed"

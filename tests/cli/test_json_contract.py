@@ -16,9 +16,13 @@ EXTRACT_KEYS = {
 }  # fmt: skip
 
 PROBE_KEYS = {
-    "task", "backbone", "probe", "regime", "scheme", "folds", "shots", "draws", "mcc_mean", "mcc_std",
-    "pr_auc_mean", "pr_auc_std", "prevalence", "record",
+    "task", "backbone", "probe", "regime", "scheme", "folds", "shots", "draws", "external", "mcc_mean", "mcc_std",
+    "mcc_tuned_mean", "mcc_tuned_std", "mcc_q05", "mcc_q95", "mcc_worst_decile", "pr_auc_mean", "pr_auc_std",
+    "c_index_mean", "c_index_std", "prevalence", "control", "gain_mean", "gain_low", "gain_high", "p_value", "record",
 }  # fmt: skip
+
+CONTROLS = ["control:view", "control:center", "control:metadata"]
+"""Of the small phantom, which has one image a patient."""
 
 DOCTOR_KEYS = {"versions", "devices", "threads", "workspace", "weights", "advice"}
 
@@ -90,8 +94,8 @@ class TestProbe:
     def test_the_answer(self, answers: dict[str, Done], workspace: Path) -> None:
         rows = rows_of(answers["probe"])
         assert set(answers["probe"].answer) == {"results"}
-        assert [set(row) for row in rows] == [PROBE_KEYS] * 2
-        assert [row["backbone"] for row in rows] == [BACKBONE, "control:view"]
+        assert [set(row) for row in rows] == [PROBE_KEYS] * (1 + len(CONTROLS))
+        assert [row["backbone"] for row in rows] == [BACKBONE, *CONTROLS]
         for row in rows:
             assert (row["task"], row["probe"], row["regime"]) == ("PHA_icu", "logistic", "full")
             assert (row["shots"], row["draws"]) == (None, 1)
@@ -99,6 +103,9 @@ class TestProbe:
             assert -1 <= row["mcc_mean"] <= 1
             assert 0 <= row["pr_auc_mean"] <= 1
             assert 0 < row["prevalence"] < 1
+            assert 0.01 <= row["p_value"] <= 1
+            assert (row["external"], row["c_index_mean"], row["mcc_worst_decile"]) == ("", None, None)
+            assert (row["control"] in CONTROLS) == (row["backbone"] == BACKBONE)
             assert workspace / "results" in Path(row["record"]).parents
             assert (Path(row["record"]) / "record.json").is_file()
 
@@ -110,9 +117,9 @@ class TestProbe:
         assert again == rows
         assert [(Path(row["record"]) / "record.json").stat().st_mtime_ns for row in again] == times
 
-    def test_without_a_backbone_the_control_alone_is_scored(self, answers: dict[str, Done], workspace: Path) -> None:
-        (row,) = rows_of(invoke("probe", "PHA_icu", "--workspace", str(workspace), "--json"))
-        assert row["backbone"] == "control:view"
+    def test_without_a_backbone_the_controls_alone_are_scored(self, answers: dict[str, Done], workspace: Path) -> None:
+        rows = rows_of(invoke("probe", "PHA_icu", "--workspace", str(workspace), "--json"))
+        assert [row["backbone"] for row in rows] == CONTROLS
 
 
 class TestReport:
@@ -120,7 +127,7 @@ class TestReport:
         pytest.importorskip("peftbench.reporting.report")
         done = invoke("report", "--workspace", str(workspace), "--out", str(tmp_path / "out"), "--json")
         assert set(done.answer) == {"records", "tables", "html"}
-        assert done.answer["records"] == 2
+        assert done.answer["records"] == 1 + len(CONTROLS)
         paths = [*done.answer["tables"], done.answer["html"]]
         assert {Path(path).suffix for path in paths} == {".md", ".csv", ".html"}
         assert all(Path(path).is_file() and Path(path).parent == tmp_path / "out" for path in paths)
@@ -148,7 +155,7 @@ class TestList:
                 },
             ),
             ("strategies", "LP", {"name", "title", "learns", "source", "runs_in"}),
-            ("probes", "logistic", {"name", "what"}),
+            ("probes", "logistic", {"name", "kind", "what"}),
         ],
     )  # fmt: skip
     def test_the_answer(self, kind: str, name: str, keys: set[str]) -> None:
@@ -182,7 +189,7 @@ class TestDoctor:
         held = invoke("doctor", "--workspace", str(workspace), "--json").answer["workspace"]
         assert held["cohorts"] == ["phantom"]
         assert len(held["features"]) == 1
-        assert held["records"] == 2
+        assert held["records"] == 1 + len(CONTROLS)
 
     def test_a_workspace_that_cannot_be_is_a_finding_not_a_failure(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
@@ -205,6 +212,7 @@ class TestStreams:
         assert f"decoding: {PATIENTS}" in done.stderr
         assert "\x1b" not in done.stdout + done.stderr
 
+    @pytest.mark.slow
     def test_names_outside_ascii_survive_a_pipe_without_a_locale(self, tmp_path: Path, raw: Path) -> None:
         folder = tmp_path / "räume-肺"
         words = ("prepare", "phantom", "--raw", str(raw), "--workspace", str(folder), "--json")

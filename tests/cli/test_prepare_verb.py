@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from cli_kit import Done, files, invoke, run, start
+from cli_kit import Done, files, invoke, start
 from openpyxl import Workbook
 from PIL import Image
 
@@ -86,7 +86,7 @@ class TestAfterwards:
         assert not names & {each["name"] for each in elsewhere}
 
     def test_its_task_can_be_probed_by_the_view_alone(self, done: tuple[Path, Done]) -> None:
-        (row,) = in_place(done, "probe", "mercy_icu", "--json").answer["results"]
+        row, *_ = in_place(done, "probe", "mercy_icu", "--json").answer["results"]
         assert (row["task"], row["backbone"], row["prevalence"]) == ("mercy_icu", "control:view", 0.5)
 
     def test_an_unknown_task_is_answered_with_its_own(self, done: tuple[Path, Done]) -> None:
@@ -284,5 +284,5 @@ def test_stopped_it_leaves_no_process_and_goes_on_where_it_stood(
     assert not any(map(is_hand, hands))
     assert not place.manifest("mercy").exists()
     assert 0 < stored(place) < LARGE
-    assert run(*words).answer["images"] == LARGE
+    assert invoke(*words).answer["images"] == LARGE
     assert place.manifest("mercy").read_bytes() == undisturbed.manifest("mercy").read_bytes()

@@ -51,7 +51,7 @@ class TestErrors:
             ),
             (["probe", "PHA_ICU"], ["unknown task 'PHA_ICU'", "did you mean PHA_icu"]),
             (["probe", "PHA_icu"], ["not prepared", "peftbench prepare phantom"]),
-            (["probe", "PHA_icu", "--probe", "svm"], ["unknown probe 'svm'", "logistic"]),
+            (["probe", "PHA_icu", "--probe", "svm"], ["unknown probe 'svm'", "rbf-svm", "list probes"]),
             (["probe", "PHA_icu", "--no-control"], ["nothing to probe", "--backbone"]),
         ],
         ids=lambda each: " ".join(each) if len(each) > 1 else None,
@@ -77,6 +77,7 @@ class TestErrors:
             assert part in error
         assert not (prepared / "features").exists()
 
+    @pytest.mark.slow
     def test_features_that_are_no_numbers(self, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def overflown(self: embed.Engine, batch: torch.Tensor) -> dict[str, torch.Tensor]:
             shapes = {output.name: output.shape for output in self.card.outputs}
@@ -131,6 +132,7 @@ class TestDebug:
         done = invoke("prepare", "fantom", "--debug")
         assert isinstance(done.exception, UnknownNameError)
 
+    @pytest.mark.slow
     def test_a_process_of_its_own_shows_the_traceback(self, tmp_path: Path) -> None:
         done = run("prepare", "fantom", "--debug")
         assert done.code != 0

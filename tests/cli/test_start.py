@@ -1,6 +1,7 @@
 """The command line starts light: help, listings and analyses wait for no model library."""
 
 import json
+import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -90,12 +91,26 @@ class TestLightImports:
         assert "cli.main" in loaded
         assert loaded.isdisjoint(HEAVY | {"numpy", "pandas", "zarr", "scipy", "sklearn"})
 
+    @pytest.mark.slow
     def test_verbs_that_embed_nothing(self, answers: dict[str, Done], workspace: Path) -> None:
         """All in one process: what none of them imports, each of them does not."""
         assert answers["probe"].code == 0
         loaded = imported_by(SEVERAL_VERBS, str(workspace))
         assert {"peftbench.cohorts.prepare", "peftbench.probing.probe", "peftbench.benchmark.catalogue"} <= loaded
         assert loaded.isdisjoint(HEAVY)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("regime", [(), ("--regime", "few-shot", "--draws", "2", "--shots", "2")], ids=["full", "few"])
+def test_the_logistic_probe_waits_for_no_other_library(
+    answers: dict[str, Done], workspace: Path, tmp_path: Path, regime: tuple[str, ...]
+) -> None:
+    assert answers["probe"].code == 0
+    place = shutil.copytree(workspace, tmp_path / "copy")
+    words = ("probe", "PHA_icu", "--backbone", "resnet18@random:0", *regime, "--workspace", str(place))
+    loaded = imported_by("from cli.main import app; app(sys.argv[1:], standalone_mode=False)", *words)
+    assert "peftbench.probing.families.logistic" in loaded
+    assert loaded.isdisjoint(HEAVY | {"sklearn", "xgboost", "lifelines"})
 
 
 def test_extraction_without_the_model_libraries_says_what_to_install(workspace: Path) -> None:

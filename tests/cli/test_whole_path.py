@@ -23,12 +23,9 @@ def test_prepare_extract_probe(phantom_raw: Path, tmp_path: Path) -> None:
     assert (extracted["total"], extracted["embedded"], extracted["dim"]) == (len(table), len(table), 1280)
 
     scored = rows_of(invoke("probe", "PHA_icu", "PHA_icu_all", "--backbone", PRETRAINED, "--json", env=env))
-    assert [(row["task"], row["backbone"]) for row in scored] == [
-        ("PHA_icu", PRETRAINED),
-        ("PHA_icu", "control:view"),
-        ("PHA_icu_all", PRETRAINED),
-        ("PHA_icu_all", "control:view"),
-    ]
+    kinds = [PRETRAINED, "control:view", "control:center", "control:images", "control:metadata"]
+    expected = [(task, kind) for task in ("PHA_icu", "PHA_icu_all") for kind in kinds]
+    assert [(row["task"], row["backbone"]) for row in scored] == expected
     for row in scored:
         record = json.loads((Path(row["record"]) / "record.json").read_text())
         predictions = pd.read_parquet(Path(row["record"]) / "predictions.parquet")
@@ -43,4 +40,4 @@ def test_prepare_extract_probe(phantom_raw: Path, tmp_path: Path) -> None:
     assert by_name[PRETRAINED]["pr_auc_mean"] > by_name["control:view"]["pr_auc_mean"]
     assert by_name[PRETRAINED]["mcc_mean"] > 0
     held = invoke("doctor", "--json", env=env).answer["workspace"]
-    assert (held["cohorts"], held["features"], held["records"]) == (["phantom"], [PRETRAINED], 4)
+    assert (held["cohorts"], held["features"], held["records"]) == (["phantom"], [PRETRAINED], 10)

@@ -53,7 +53,8 @@ def undecoded(cohort: str, raw: Path) -> Manifest:
     rows = read_rows(declared, raw)
     frame = harmonise(declared, rows.table).reset_index(drop=True)
     ids = [pseudonym(cohort, "sample", each) for each in rows.table[declared.id]]
-    frame = frame.assign(sample_id=ids, file_digest="", image_digest="")
+    patients = [pseudonym(cohort, "patient", each) for each in rows.table[declared.patient]]
+    frame = frame.assign(sample_id=ids, patient_id=patients, file_digest="", image_digest="")
     order = [*REQUIRED, *(name for name in frame.columns if name not in REQUIRED)]
     return Manifest(cohort, frame[order].sort_values(["patient_id", "acquired"], kind="stable", ignore_index=True))
 
@@ -67,8 +68,9 @@ def rename_sheet_column(path: Path, old: str, new: str) -> None:
 
 class TestAIforCOVID:
     @pytest.mark.slow
-    def test_at_full_scale_it_is_the_published_cohort(self, tmp_path: Path) -> None:
-        result, frame = prepared("aiforcovid", afc.write(tmp_path / "raw", size=8))
+    def test_at_full_scale_it_is_the_published_cohort(self, full_aiforcovid: Path, tmp_path: Path) -> None:
+        (tmp_path / "raw").symlink_to(full_aiforcovid)
+        result, frame = prepared("aiforcovid", tmp_path / "raw")
         assert (result.images, result.patients, result.centers, result.rejected) == (1585, 1585, 6, [])
         assert frame["severity"].value_counts().to_dict() == {"no": 839, "yes": 746}
         counts = pd.crosstab(frame["center"], frame["severity"])
@@ -230,8 +232,8 @@ class TestStonyBrook:
         assert result.tasks["NY_all_dedup"].images == len({each.exposure for each in films})
 
     @pytest.mark.slow
-    def test_at_full_scale_the_rules_give_the_papers_counts(self, tmp_path: Path) -> None:
-        manifest = undecoded("stony-brook", sbu.write(tmp_path / "raw"))
+    def test_at_full_scale_the_rules_give_the_papers_counts(self, full_stony_brook: Path) -> None:
+        manifest = undecoded("stony-brook", full_stony_brook)
         assert len(used_by("NY_all", manifest)) == len(used_by("NY_all_icu", manifest)) == 13_639
         for task in ("NY_small", "NY_icu"):
             used = used_by(task, manifest)

@@ -86,10 +86,12 @@ class TestManifest:
     def test_it_has_the_documented_columns(self, frame: pd.DataFrame) -> None:
         assert list(frame.columns) == [
             "sample_id", "patient_id", "center", "view", "acquired", "file_digest", "image_digest",
-            "icu", "death", "days_to_icu", "days_to_death", "sex", "modality",
+            "icu", "death", "days_to_icu", "days_to_death", "sex", "modality", "days_observed", "age", "size", "weight",
+            "crp", "d_dimer", "factor_xii", "ldh", "lymphocytes", "neutrophils", "pco2", "po2",
         ]  # fmt: skip
         assert frame["sample_id"].is_unique
-        assert frame.drop(columns=["days_to_icu", "days_to_death", "sex"]).notna().all(axis=None)
+        assert frame.loc[:, :"death"].notna().all(axis=None)
+        assert frame[["modality", "days_observed"]].notna().all(axis=None)
 
     def test_labels_are_those_of_the_raw_table(self, frame: pd.DataFrame, raw_table: pd.DataFrame) -> None:
         raw = raw_table.loc[frame["file_digest"]].reset_index(drop=True)

@@ -233,8 +233,8 @@ class TestAIforCOVID:
         assert seen["MONOCHROME1"] < seen["MONOCHROME2"]
 
     @pytest.mark.slow
-    def test_full_scale(self, tmp_path: Path) -> None:
-        raw = imitation_aiforcovid.write(tmp_path, size=8)
+    def test_full_scale(self, full_aiforcovid: Path) -> None:
+        raw = full_aiforcovid
         assert sheets(raw)["Prognosis"].value_counts().to_dict() == {"MILD": 839, "SEVERE": 746}
         counts = [len(list((raw / folder).iterdir())) for folder in ("imgs", "imgs_r2", "imgs_r3")]
         assert counts == [820, 283, 482]
@@ -458,8 +458,8 @@ class TestStonyBrook:
         assert len(list(raw.rglob("*.dcm"))) == len(imitation_stony_brook.download(0.01).films)
 
     @pytest.mark.slow
-    def test_full_scale(self, tmp_path: Path) -> None:
-        raw = imitation_stony_brook.write(tmp_path)
+    def test_full_scale(self, full_stony_brook: Path) -> None:
+        raw = full_stony_brook
         index = index_of(raw, imitation_stony_brook.MANIFEST)
         films = index[index["Modality"].isin(["CR", "DX"])]
         assert (len(index), len(films), films["Subject ID"].nunique()) == (17_951, 14_132, 1365)

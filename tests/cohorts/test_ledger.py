@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from forking import fork
 from hannover_kit import ROWS, Row, image_file, picture, write_hannover
 from PIL import Image
 
@@ -200,12 +199,12 @@ def test_a_killed_run_is_taken_up_where_it_stood(
 ) -> None:
     place = Workspace(tmp_path / "workspace")
     store = place.images("hannover", PixelPolicy().digest)
-    words = [sys.executable, "-c", SLOWLY, str(many), str(place.root)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+    with fork(SLOWLY, str(many), str(place.root)) as process:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and stored(store) < 2 * SHARD_ROWS:
             time.sleep(0.02)
         process.send_signal(number)
+        process.wait(60)
     kept = stored(store)
     assert 2 * SHARD_ROWS <= kept < FILES
     assert not place.manifest("hannover").exists()
@@ -230,8 +229,7 @@ def stored(store: Path) -> int:
 
 @pytest.mark.slow
 def test_while_one_run_decodes_another_waits_and_both_are_right(many: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-c", SLOWLY, str(many), str(tmp_path / "workspace")]
-    runs = [subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    runs = [fork(SLOWLY, str(many), str(tmp_path / "workspace")) for _ in range(2)]
     for each in runs:
         _, stderr = each.communicate(timeout=120)
         assert each.returncode == 0, stderr

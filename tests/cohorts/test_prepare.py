@@ -79,6 +79,7 @@ class TestOnce:
         pd.testing.assert_frame_equal(frame_of(place), frame)
         assert store_of(place)._pictures.digest == digest
 
+    @pytest.mark.slow
     def test_a_changed_file_is_decoded_again_and_its_digests_change(
         self, raw: Path, place: Workspace, decoded: list[str]
     ) -> None:
@@ -93,6 +94,7 @@ class TestOnce:
         assert changed.sum() == 1
         assert (changed == (before["file_digest"] != after["file_digest"])).all()
 
+    @pytest.mark.slow
     def test_the_same_pixels_saved_as_another_file_are_the_same_image(
         self, raw: Path, place: Workspace, decoded: list[str]
     ) -> None:
@@ -155,6 +157,7 @@ class TestOnce:
             prepare("hannover", raw, workspace=place)
         assert not place.manifest("hannover").exists()
 
+    @pytest.mark.slow
     def test_row_order_and_machine_play_no_part_in_what_is_written(self, tmp_path: Path) -> None:
         frames = []
         for name, rows in (("one", ROWS), ("two", ROWS[::-1])):
@@ -164,6 +167,7 @@ class TestOnce:
             frames.append(frame_of(Workspace(tmp_path / name / "workspace")))
         pd.testing.assert_frame_equal(frames[0], frames[1])
 
+    @pytest.mark.slow
     def test_another_policy_is_another_image_store_beside_the_old(self, raw: Path, place: Workspace) -> None:
         prepare("hannover", raw, workspace=place)
         old = store_of(place)
@@ -176,6 +180,7 @@ class TestOnce:
         }
         assert all(image in new for image in frame_of(place)["image_digest"])
 
+    @pytest.mark.slow
     def test_another_writer_is_named(self, raw: Path, place: Workspace) -> None:
         prepare("hannover", raw, workspace=place)
         Image.fromarray(picture(99)).save(image_file(raw, "b0000003"))
@@ -283,6 +288,7 @@ class TestPhantom:
         assert (place.raw("phantom") / "phantom.csv").is_file()
         assert prepare("phantom", workspace=place) == result
 
+    @pytest.mark.slow
     def test_a_phantom_kept_elsewhere_gives_the_same_manifest(
         self, tmp_path: Path, place: Workspace, monkeypatch: pytest.MonkeyPatch
     ) -> None:

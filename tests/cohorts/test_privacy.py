@@ -1,10 +1,7 @@
-"""No identifier of the raw download reaches the workspace or stderr, through all verbs, run as a user runs them."""
+"""No identifier of the raw download reaches the workspace or stderr, through all verbs, each a process of its own."""
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forking import fork
 from hannover_kit import COLUMNS, Row, picture
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -105,18 +103,12 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Traces:
         "probe": ("probe", "HAN_icu", "HAN_icu_all", "--backbone", BACKBONE),
         "report": ("report",),
     }
+    env = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "TMPDIR": str(scratch)}
     said = {}
     for verb, words in verbs.items():
-        done = subprocess.run(
-            [sys.executable, "-m", "cli", *words, "--workspace", str(workspace)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "TMPDIR": str(scratch)},
-        )
-        assert done.returncode == 0, done.stderr
-        said[verb] = Said(done.stdout, done.stderr)
+        with fork("from cli.main import main; main()", *words, "--workspace", str(workspace), **env) as process:
+            said[verb] = Said(*process.communicate(timeout=120))
+            assert process.returncode == 0, said[verb].stderr
     return Traces(workspace, scratch, said)
 
 

@@ -194,6 +194,7 @@ class TestProcesses:
     def two(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(folders, "processes_for", lambda _config, _images: 2)
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("two")
     def test_bytes_do_not_depend_on_their_number(self, folder: Path, tmp_path: Path) -> None:
         told = Told()
@@ -201,6 +202,7 @@ class TestProcesses:
         assert contents(apart) == contents(folder)
         assert told.jobs == [("drawing phantom", told.advanced)]
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("two")
     def test_an_interruption_leaves_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):

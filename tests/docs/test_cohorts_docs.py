@@ -15,7 +15,11 @@ from peftbench.cohorts.registry import COHORTS, TASKS
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "cohorts.md").read_text()
-COMMANDS = re.findall(r"^ {4}(peftbench (?:.*\\\n)*.*)$", TEXT + (DOCS / "splits.md").read_text(), flags=re.MULTILINE)
+COMMANDS = re.findall(
+    r"^ {4}(peftbench (?:.*\\\n)*.*)$",
+    TEXT + (DOCS / "splits.md").read_text() + (DOCS / "probing.md").read_text(),
+    flags=re.MULTILINE,
+)
 
 
 def test_the_yaml_is_understood(tmp_path: Path) -> None:

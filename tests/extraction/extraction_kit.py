@@ -1,10 +1,7 @@
 """A convolutional network of some hundred parameters, and what the tests of extraction ask of a workspace."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +18,9 @@ from peftbench.protocol.workspace import Workspace
 from stores.errors import StoreNotFoundError
 from stores.features import FeatureStore
 from stores.verify import Fault, verify
+
+if TYPE_CHECKING:
+    from forking import Forked
 
 TINY = BackboneCard(
     name="tiny",
@@ -157,17 +157,13 @@ SLOWER = "resnet18@random:0"
 BATCH = 3
 
 
-def extraction(place: Workspace, *more: str) -> subprocess.Popen[str]:
+def extraction(place: Workspace, *more: str) -> "Forked":
     """A process of its own that embeds the phantom."""
-    command = [sys.executable, "-c", PROGRAM, "extract", "phantom", "--backbone", SLOWER]
+    # Programs outside pytest import this file as well, with nothing beside it on their path.
+    from forking import fork
+
     options = ["--device", "cpu", "--precision", "fp32", "--batch-size", str(BATCH), "--workspace", str(place.root)]
-    return subprocess.Popen(
-        [*command, *options, *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    return fork(PROGRAM, "extract", "phantom", "--backbone", SLOWER, *options, *more, OMP_NUM_THREADS="1")
 
 
 def committed(place: Workspace) -> int:

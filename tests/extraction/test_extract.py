@@ -218,7 +218,12 @@ def plain_features(raw: Path, backbone: str) -> dict[str, npt.NDArray[np.float32
 class TestNumbers:
     @pytest.mark.parametrize(
         "backbone",
-        ["tiny", "tiny@random:0", "efficientnet-lite0", pytest.param("resnet18@random:0", marks=pytest.mark.slow)],
+        [
+            "tiny",
+            "tiny@random:0",
+            pytest.param("efficientnet-lite0", marks=pytest.mark.slow),
+            pytest.param("resnet18@random:0", marks=pytest.mark.slow),
+        ],
     )
     def test_features_are_those_of_a_plain_loop(self, place: Workspace, small_raw: Path, backbone: str) -> None:
         expected = plain_features(small_raw, backbone)

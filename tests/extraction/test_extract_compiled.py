@@ -30,6 +30,8 @@ def compiled(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(CARDS, TINY.name, TINY)
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        # The processor's vector instructions are taken as its flags say; else inductor compiles a program to try each.
+        patch.setattr(torch._inductor.config.cpp, "vec_isa_ok", True)
         before = torch.get_num_threads()
         torch.set_num_threads(THREADS)
         try:

@@ -4,8 +4,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from itertools import pairwise
 from multiprocessing.process import BaseProcess
@@ -15,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from extraction_kit import BATCH, TinyLoader, assert_equal_to_the_bit, by_image, faults, images_of, run, stores_of
+from forking import fork
 from hypothesis import given
 from hypothesis import strategies as st
 from progress_kit import Ear
@@ -206,6 +205,7 @@ def test_who_waits_for_the_first_batch_can_be_stopped(place: Workspace) -> None:
 STANDING_STILL = """
 import multiprocessing, sys, time
 from pathlib import Path
+sys.path.insert(0, sys.argv[2])
 from extraction_kit import WIDE, run
 from peftbench.backbones.registry import CARDS
 from peftbench.protocol.workspace import Workspace
@@ -218,9 +218,8 @@ class Standing:
             time.sleep(120)
     def note(self, message): pass
 
-if __name__ == "__main__":
-    CARDS["wide"] = WIDE
-    run(Workspace(Path(sys.argv[1])), "wide", device="cpu,cpu", batch_size=3, progress=Standing())
+CARDS["wide"] = WIDE
+run(Workspace(Path(sys.argv[1])), "wide", device="cpu,cpu", batch_size=3, progress=Standing())
 """
 """A process that reads one batch and then no more."""
 
@@ -234,18 +233,8 @@ def is_running(process: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_killed_it_leaves_no_process_that_goes_on(place: Workspace, tmp_path: Path) -> None:
-    program = tmp_path / "standing.py"
-    program.write_text(STANDING_STILL)
-    here = Path(__file__).parent
-    path = os.pathsep.join(map(str, (here, here.parent, here.parents[1])))
-    with subprocess.Popen(
-        [sys.executable, str(program), str(place.root)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-    ) as process:
-        assert process.stdout is not None
+def test_killed_it_leaves_no_process_that_goes_on(place: Workspace) -> None:
+    with fork(STANDING_STILL, str(place.root), str(Path(__file__).parent)) as process:
         crew = [int(number) for number in process.stdout.readline().split()]
         assert [is_running(each) for each in crew] == [True, True]
         time.sleep(1)
@@ -263,15 +252,8 @@ def test_killed_it_leaves_no_process_that_goes_on(place: Workspace, tmp_path: Pa
 @pytest.mark.timeout(120)
 def test_a_ctrl_c_in_the_terminal_reaches_all_and_is_one_sentence(place: Workspace) -> None:
     words = ["extract", "phantom", "--backbone", "resnet18@random:0", "--device", TWO, "--batch-size", "2"]
-    with subprocess.Popen(
-        [sys.executable, "-c", "from cli.main import main; main()", *words, "--workspace", str(place.root)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads are started here
-    ) as process:
-        assert process.stderr is not None
+    program = "import os; os.setsid(); from cli.main import main; main()"
+    with fork(program, *words, "--workspace", str(place.root)) as process:
         for line in process.stderr:
             if line.startswith("embedding phantom"):
                 break
@@ -279,5 +261,5 @@ def test_a_ctrl_c_in_the_terminal_reaches_all_and_is_one_sentence(place: Workspa
         time.sleep(0.3)
         os.killpg(process.pid, signal.SIGINT)
         rest = process.stderr.read()
-    assert process.returncode == 130
+        assert process.wait(20) == 130
     assert rest.splitlines() == ["interrupted: what was finished is kept; run the same command again to go on"]

@@ -64,6 +64,7 @@ class TestInterrupted:
         assert_equal_to_the_bit(by_image(row.store), uninterrupted)
         assert faults(store) == []
 
+    @pytest.mark.slow
     def test_interrupted_again_and_again_it_still_arrives(
         self, place: Workspace, uninterrupted: dict[str, np.ndarray]
     ) -> None:

@@ -70,6 +70,7 @@ def settings() -> tuple[object, ...]:
 
 
 class TestSettings:
+    @pytest.mark.slow
     def test_those_of_the_process_change_no_feature(self, place: Workspace, tmp_path: Path, careless: None) -> None:
         careful = by_image(run(place, "vit@random:0").store)
         set_by_user = settings()

@@ -228,6 +228,7 @@ MATRICES = st.integers(1, 6).flatmap(
 
 
 class TestCosines:
+    @pytest.mark.slow
     @given(MATRICES)
     def test_they_are_those_of_scikit_learn(
         self, pair: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]

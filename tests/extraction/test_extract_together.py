@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,6 +23,7 @@ from extraction_kit import (
     run,
     stores_of,
 )
+from forking import Forked
 from progress_kit import Ear
 
 from peftbench.protocol.workspace import Workspace
@@ -36,6 +36,7 @@ Rows = dict[str, np.ndarray]
 class TestWaiting:
     """Within one process: locks are the kernel's and hold between two openings of a file as well."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("existing", [True, False], ids=["a store that is there", "a store that is being made"])
     def test_who_writes_is_said_and_when_that_one_has_ended_it_goes_on(
         self, place: Workspace, prepared: Path, tmp_path: Path, existing: bool
@@ -109,9 +110,8 @@ def assert_finished(place: Workspace, expected: dict[str, Rows]) -> None:
     assert faults(store) == []
 
 
-def read_until(process: "subprocess.Popen[str]", part: str) -> str:
+def read_until(process: Forked, part: str) -> str:
     """The first line on its stderr that has that part."""
-    assert process.stderr is not None
     seen = []
     for line in process.stderr:
         if part in line:
@@ -120,7 +120,7 @@ def read_until(process: "subprocess.Popen[str]", part: str) -> str:
     raise AssertionError(f"no line has {part!r}: {''.join(seen)}")
 
 
-def ended(process: "subprocess.Popen[str]") -> dict[str, int]:
+def ended(process: Forked) -> dict[str, int]:
     """What it answered for its one backbone."""
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
@@ -129,7 +129,7 @@ def ended(process: "subprocess.Popen[str]") -> dict[str, int]:
 
 
 @contextmanager
-def halted_in_its_midst(place: Workspace) -> Iterator["subprocess.Popen[str]"]:
+def halted_in_its_midst(place: Workspace) -> Iterator[Forked]:
     """An extraction that has committed something and was stopped by SIGSTOP; killed at the end, if need be."""
     with extraction(place, "--json") as process:
         try:

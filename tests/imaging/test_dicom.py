@@ -954,10 +954,10 @@ class TestBombs:
         told = refusal(with_stream(coded(place.parent, "rle"), runs))
         assert told == "cannot be decoded: its run lengths describe more than its tags claim"
 
-    @pytest.mark.parametrize("limit", [1 << 27, pytest.param(dicom.MAX_BYTES, marks=pytest.mark.slow)])
-    def test_a_data_set_that_inflates_without_end(
-        self, place: Path, limit: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_data_set_that_inflates_without_end(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """At an eighth of the limit there is: the way to it is the same, eight times as long."""
+        assert dicom.MAX_BYTES == 1 << 30
+        limit = dicom.MAX_BYTES >> 3
         content = written(place, transfer_syntax="deflated")
         packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
         packed = packer.compress(bytes(1 << 26)) + packer.flush(zlib.Z_FULL_FLUSH)

@@ -297,6 +297,7 @@ class TestBombs:
         assert told.startswith("claims ")
         assert told.endswith(": refused")
 
+    @pytest.mark.slow
     def test_text_that_inflates(self) -> None:
         text = b"comment\0\0" + zlib.compress(bytes(1 << 27), 9)
         chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
@@ -355,11 +356,11 @@ class TestDamage:
         assert not any(str(folder) in line or line.count("4711") > 1 for line in lines)
 
     def test_some(self, tmp_path: Path) -> None:
-        self.check(tmp_path, 15)
+        self.check(tmp_path, 4)
 
     @pytest.mark.slow
     def test_many(self, tmp_path: Path) -> None:
-        self.check(tmp_path, 150)
+        self.check(tmp_path, 80)
 
     @pytest.mark.parametrize("name", ["PNG", "JPEG", "TIFF"])
     def test_a_file_that_is_cut_short_is_refused(self, name: str) -> None:

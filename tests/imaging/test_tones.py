@@ -132,6 +132,7 @@ class TestAgainstPixelByPixel:
 
 
 class TestLaws:
+    @pytest.mark.slow
     @settings(max_examples=80, deadline=None)
     @given(pictures(-40000, 40000), st.sampled_from(STRETCHES))
     def test_a_brighter_sample_is_never_a_darker_pixel(self, stored: Array, policy: PolicyName) -> None:
@@ -139,6 +140,7 @@ class TestLaws:
         assert (np.diff(found[np.argsort(stored[0], kind="stable")]) >= 0).all()
         assert (found.min(), found.max()) == (0, 255)
 
+    @pytest.mark.slow
     @settings(max_examples=80, deadline=None)
     @given(pictures(), st.sampled_from(STRETCHES))
     def test_a_negative_is_the_complement(self, stored: Array, policy: PolicyName) -> None:

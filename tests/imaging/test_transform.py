@@ -320,6 +320,7 @@ class TestNormalise:
         torch.testing.assert_close(found[0, :, 0], torch.tensor([[-1.0, 1.0]] * 3), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_module_imports_without_torch() -> None:
     program = "import sys, peftbench.imaging.transform, peftbench.imaging.decode; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

@@ -80,6 +80,14 @@ def write_features(
     return store
 
 
+def write_matrix(place: Workspace, backbone: str, matrix: Matrix, **changes: Any) -> FeatureStore:
+    """Features of the phantom's images as given, rows as the manifest's, placed as `extract` places them."""
+    given = recipe(**changes)
+    store = FeatureStore.create(place.features(backbone, given.key), given, {"embedding": (matrix.shape[1],)})
+    store.append(manifest_of(place).frame["image_digest"].tolist(), {"embedding": matrix.astype(np.float32)})
+    return store
+
+
 def files(folder: Path) -> dict[str, bytes]:
     """Path below the folder to bytes."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -10,7 +10,8 @@ from probe_kit import BACKBONE, DIM, cohort_rows, recipe
 from progress_kit import Ear
 
 from peftbench.errors import NotPreparedError, UnknownNameError
-from peftbench.probing.inputs import ProbeInput, stored_features, view_control
+from peftbench.probing.given import Given
+from peftbench.probing.inputs import ProbeInput, stored_features
 from peftbench.protocol.workspace import Workspace
 from stores.errors import StoreDamagedError
 from stores.features import FeatureStore
@@ -35,6 +36,11 @@ def read(place: Workspace, pin: str | None = None) -> tuple[ProbeInput, list[str
     return stored_features(ROWS, BACKBONE, place, ear, pin), ear.notes
 
 
+def matrix_of(found: ProbeInput) -> np.ndarray:
+    (matrix,) = found.given.readings.values()
+    return matrix
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
@@ -44,7 +50,7 @@ class TestStoredFeatures:
     def test_rows_come_in_the_order_of_the_task(self, place: Workspace) -> None:
         made = store(place, [*reversed(IMAGES), f"{99:064x}"])
         found, notes = read(place)
-        assert found.matrix[:, 0].tolist() == list(range(len(IMAGES)))
+        assert matrix_of(found)[:, 0].tolist() == list(range(len(IMAGES)))
         assert found.identity == made.recipe.key
         assert found.origin == {"recipe": made.recipe.to_json()}
         assert (found.name, notes) == (BACKBONE, [])
@@ -134,24 +140,6 @@ class TestStoredFeatures:
         first = read(place)[0].digest
         made.append([f"{99:064x}"], {"embedding": np.ones((1, DIM), dtype=np.float32)})
         assert read(place)[0].digest == first, "images of other cohorts play no part"
-        assert read(place)[0]._replace(matrix=read(place)[0].matrix + 1).digest != first
-
-
-class TestViewControl:
-    def test_it_sees_the_view_and_nothing_else(self) -> None:
-        found = view_control(ROWS)
-        expected = [[row % 3 == column for column in range(3)] for row in range(ROWS.images)]
-        np.testing.assert_array_equal(found.matrix, np.array(expected, dtype=float))
-
-    def test_any_other_view_is_one_class(self) -> None:
-        views = ["AP", "PA", "", None, "LATERAL", "ap"] * 2
-        found = view_control(ROWS._replace(frame=ROWS.frame.assign(view=views)))
-        np.testing.assert_array_equal(found.matrix.argmax(axis=1), [0, 1, 2, 2, 2, 2] * 2)
-        np.testing.assert_array_equal(found.matrix.sum(axis=1), 1)
-
-    def test_a_cohort_that_states_no_view_has_one_class(self) -> None:
-        found = view_control(ROWS._replace(frame=ROWS.frame.assign(view=None)))
-        np.testing.assert_array_equal(found.matrix, [[0, 0, 1]] * ROWS.images)
-
-    def test_its_identity_does_not_depend_on_the_rows(self) -> None:
-        assert view_control(ROWS).identity == view_control(cohort_rows(3, 3)).identity
+        found = read(place)[0]
+        changed = found._replace(given=Given({"embedding": matrix_of(found) + 1}))
+        assert changed.digest != first

@@ -32,7 +32,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.mark.parametrize("scheme", ["3-fold", "LOCO", "hold-out"])
 def test_every_scheme_is_used_saved_and_told(prepared: Workspace, scheme: str) -> None:
-    (row,) = probe(TASK, workspace=prepared, split=scheme).results
+    row, *others = probe(TASK, workspace=prepared, split=scheme).results
+    assert ("control:center" in [each.backbone for each in others]) == (scheme != "LOCO")
     split = make_split(task_rows(TASK, prepared), scheme)
     assert (row.scheme, row.folds) == (split.scheme, split.folds)
     record = read_record(Path(row.record))
@@ -59,7 +60,7 @@ def test_of_loco_the_interval_uses_the_parts_real_sizes(prepared: Workspace) -> 
 
 
 def test_the_tasks_own_scheme_is_the_default(prepared: Workspace) -> None:
-    default, asked = (probe(TASK, workspace=prepared, **words).results[0] for words in ({}, {"split": "5-fold"}))
+    default, asked = (probe(TASK, workspace=prepared, **words).to_json() for words in ({}, {"split": "5-fold"}))
     assert default == asked
 
 
@@ -71,12 +72,14 @@ class TestOwn:
     def test_an_imported_split_is_used_by_its_name_whatever_the_seed(self, prepared: Workspace, tmp_path: Path) -> None:
         done = splits_import(TASK, self.own(prepared, tmp_path), "mine", workspace=prepared)
         ear = Ear()
-        (row,) = probe(TASK, workspace=prepared, split="mine", seed=3, progress=ear).results
+        row, *_ = probe(TASK, workspace=prepared, split="mine", seed=3, progress=ear).results
         assert (row.scheme, row.folds) == ("mine", 1)
-        assert ear.notes == [f"{TASK}: the split 'mine' is given, so --seed 3 changes nothing"]
+        assert ear.notes == [f"{TASK}: the split 'mine' is given, so --seed 3 does not divide"]
         record = read_record(Path(row.record))
         assert record.config.split_digest == done.digest
-        assert row.record == probe(TASK, workspace=prepared, split="mine").results[0].record
+        first = probe(TASK, workspace=prepared, split="mine").results[0]
+        scored = [read_predictions(Path(each.record)) for each in (row, first)]
+        pd.testing.assert_frame_equal(*scored)
         held = probe(TASK, workspace=prepared, split="hold-out").results[0]
         assert (row.mcc_mean, row.pr_auc_mean) == (held.mcc_mean, held.pr_auc_mean)
 
@@ -87,7 +90,7 @@ class TestOwn:
         table[table["patient_id"] != out].to_csv(path, index=False)
         splits_import(TASK, path, "less", workspace=prepared)
         ear = Ear()
-        (row,) = probe(TASK, workspace=prepared, split="less", progress=ear).results
+        row, *_ = probe(TASK, workspace=prepared, split="less", progress=ear).results
         assert out not in set(read_predictions(Path(row.record))["patient_id"])
         assert read_record(Path(row.record)).notes == ear.notes
         assert "does not name" in ear.notes[0]

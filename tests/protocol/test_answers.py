@@ -19,7 +19,10 @@ VALUES = st.recursive(
 
 ROW = ProbeRow(
     task="TOY", backbone="control:view", probe="logistic", regime="full", scheme="k-fold", folds=3, shots=None,
-    draws=1, mcc_mean=0.25, mcc_std=float("nan"), pr_auc_mean=0.5, pr_auc_std=0.125, prevalence=0.5, record="there",
+    draws=1, external="", mcc_mean=0.25, mcc_std=float("nan"), pr_auc_mean=0.5, pr_auc_std=0.125, mcc_low=0.0,
+    mcc_high=0.5, mcc_tuned_mean=0.25, mcc_tuned_std=0.0, mcc_q05=0.0, mcc_q95=0.5, mcc_worst_decile=0.0,
+    c_index_mean=0.5, c_index_std=0.0, prevalence=0.5, control="", gain_mean=0.0, gain_low=-0.5, gain_high=0.5,
+    p_value=0.5, record="there",
 )  # fmt: skip
 
 

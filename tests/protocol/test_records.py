@@ -15,16 +15,16 @@ from sklearn.metrics import average_precision_score, matthews_corrcoef
 from peftbench.errors import RecordError
 from peftbench.protocol.records import (
     PREDICTION_COLUMNS,
+    RECORD_SCHEMA,
     Record,
     RunConfig,
     finished,
     iter_records,
     read_predictions,
     read_record,
-    score_folds,
-    summarise,
     write_predictions,
 )
+from peftbench.protocol.scoring import score_folds, summarise
 from peftbench.protocol.workspace import Workspace
 
 CONFIG = RunConfig(
@@ -63,6 +63,8 @@ CHANGES: dict[str, Any] = {
     "features": "u" * 64,
     "features_digest": "u" * 64,
     "version": "0.1.1",
+    "external": "TOY_elsewhere",
+    "external_digest": "u" * 64,
 }
 
 
@@ -138,6 +140,11 @@ class TestIdentity:
     def test_it_survives_being_written_as_json(self) -> None:
         assert RunConfig.model_validate(json.loads(CONFIG.model_dump_json())).identity == CONFIG.identity
 
+    def test_the_folder_of_an_external_validation_names_the_other_task(self) -> None:
+        other = CONFIG.model_copy(update={"external": "TOY_elsewhere"})
+        assert "-on-TOY_elsewhere-" in other.run_name
+        assert "-on-" not in CONFIG.run_name
+
     def test_unknown_words_are_refused(self) -> None:
         with pytest.raises(ValueError, match="Extra inputs"):
             RunConfig(**CONFIG.model_dump(), surprise=1)
@@ -183,6 +190,22 @@ class TestRoundtrip:
         assert found.score("mcc", "image") == written.score("mcc", "image")
         assert found.score("pr_auc", "patient") == written.score("pr_auc", "patient")
         assert (found.notes, found.provenance, found.cost) == (written.notes, written.provenance, written.cost)
+
+    def test_what_was_judged_beside_the_scores_survives(self, tmp_path: Path) -> None:
+        written = write_record(tmp_path / "run")
+        told: dict[str, Any] = {
+            "distribution": {"image": {"mcc": {"draws": 2, "mean": 0.1, "std": None}}},
+            "null": {"how": "labels of test patients", "permutations": 99, "p": 0.01},
+            "strata": [{"column": "view", "value": "AP", "size": 3, "mcc_mean": 0.5}],
+            "reliability": [{"low": 0.0, "high": 0.1, "count": 4, "score": 0.05, "share": 0.25}],
+        }
+        written.model_copy(update=told).write(tmp_path / "run")
+        found = read_record(tmp_path / "run")
+        assert {name: getattr(found, name) for name in told} == told
+
+    def test_a_threshold_is_kept_with_its_fold(self, sound: Path) -> None:
+        kept = {(score["unit"], score["fold"]): score["threshold"] for score in read_record(sound).scores}
+        assert kept == {(score.unit, score.fold): score.threshold for score in score_folds(predictions(), CHOSEN)}
 
     def test_predictions_are_read_to_the_last_bit(self, sound: Path) -> None:
         pd.testing.assert_frame_equal(read_predictions(sound), predictions(), check_exact=True)
@@ -282,9 +305,11 @@ class TestDamage:
         with pytest.raises(RecordError):
             read_record(folder)
 
-    def test_a_record_of_another_schema_is_not_taken_for_this_one(self, folder: Path) -> None:
-        edit(lambda record: record.update(schema_version=2))(folder)
-        with pytest.raises(RecordError):
+    @pytest.mark.parametrize("schema", [RECORD_SCHEMA - 1, RECORD_SCHEMA + 1])
+    def test_a_record_of_another_schema_is_not_taken_for_this_one(self, folder: Path, schema: int) -> None:
+        body = read_record(folder).model_copy(update={"schema_version": schema})
+        body.write(folder)
+        with pytest.raises(RecordError, match="form of another version: delete that folder and run the command again"):
             read_record(folder)
 
     def test_a_run_that_wrote_only_its_predictions_left_no_record(self, tmp_path: Path) -> None:

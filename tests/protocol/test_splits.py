@@ -117,6 +117,7 @@ class TestLaws:
             for role, part in zip(ROLES, parts, strict=True):
                 assert (table.loc[rows.frame["patient_id"].iloc[part], fold] == role).all()
 
+    @pytest.mark.slow
     @law
     def test_the_order_of_the_rows_does_not_matter(self, rows: TaskRows, folds: int, seed: int) -> None:
         shuffled = rows._replace(frame=rows.frame.sample(frac=1, random_state=seed).reset_index(drop=True))

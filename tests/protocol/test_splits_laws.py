@@ -61,6 +61,7 @@ class TestEveryScheme:
                 assert not {*unit[parts[one]]} & {*unit[parts[other]]}
         assert (table == "test").sum(axis=1).isin([1] if split.scheme != "hold-out" else [0, 1]).all()
 
+    @pytest.mark.slow
     @given(rows=cohorts(), scheme=SCHEMES, seed=st.integers(0, 3))
     @settings(deadline=None, max_examples=16)
     def test_training_and_validation_have_both_classes_in_every_fold(
@@ -72,6 +73,7 @@ class TestEveryScheme:
         for fold, role in product(range(split.folds), needed):
             assert set(event[split.positions(fold, role)]) == {0, 1}
 
+    @pytest.mark.slow
     @given(rows=cohorts(), scheme=SCHEMES, seed=st.integers(0, 3))
     @settings(deadline=None, max_examples=10)
     def test_the_order_of_the_rows_plays_no_part(self, rows: TaskRows, scheme: str, seed: int) -> None:
@@ -80,6 +82,7 @@ class TestEveryScheme:
         assert (other.names, other.notes) == (split.names, split.notes)
         pd.testing.assert_frame_equal(by_sample(other), by_sample(split))
 
+    @pytest.mark.slow
     @given(rows=cohorts(), scheme=SCHEMES)
     @settings(deadline=None, max_examples=10)
     def test_the_same_question_has_the_same_answer(self, rows: TaskRows, scheme: str) -> None:
@@ -108,6 +111,7 @@ class TestEveryScheme:
 
 
 class TestBalance:
+    @pytest.mark.slow
     @given(rows=cohorts(), folds=st.integers(3, 6), seed=st.integers(0, 3))
     @settings(deadline=None, max_examples=16)
     def test_test_parts_differ_by_one_unit_at_most_in_all_by_class_and_by_class_and_centre(
@@ -121,6 +125,7 @@ class TestBalance:
         for part in parts:
             assert np.ptp(part.sum(axis=0)) <= 1
 
+    @pytest.mark.slow
     @given(rows=cohorts(), seed=st.integers(0, 3), scheme=st.sampled_from(["5-fold", "hold-out"]))
     @settings(deadline=None, max_examples=16)
     def test_a_fifth_validates_of_each_class_and_nearly_of_each_centre(

@@ -12,6 +12,7 @@ from peftbench.protocol.splits import loco, unit_centers, unit_events
 from peftbench.protocol.tasks import TaskRows
 
 
+@pytest.mark.slow
 @given(rows=cohorts(centers=(2, 6)), seed=st.integers(0, 3))
 @settings(deadline=None, max_examples=12)
 def test_a_fold_a_centre_and_a_tenth_of_the_others_validates(rows: TaskRows, seed: int) -> None:

@@ -250,6 +250,7 @@ class TestRefused:
         assert "cannot be read" in refusal(tmp_path / "folder.csv")
 
 
+@pytest.mark.slow
 @given(choices=st.lists(st.sampled_from(["train", "validation", "test", None]), min_size=24, max_size=24))
 @settings(deadline=None, max_examples=25)
 def test_whatever_the_roles_the_split_is_lawful_or_refused(

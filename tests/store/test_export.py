@@ -467,6 +467,7 @@ class TestCommandLine:
         assert "is on another machine" in self.run(made, BACKBONE, "--to", "s3://bucket/t.h5").stderr
 
 
+@pytest.mark.slow
 def test_exporting_without_torch_imports_no_torch(made: Made, tmp_path: Path) -> None:
     program = (
         "import sys, peftbench.store as store\n"

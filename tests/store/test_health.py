@@ -80,6 +80,7 @@ def test_a_store_of_another_version_does_not_keep_the_others_from_being_looked_a
     assert (repairs[str(store.folder)], repairs[str(other.folder)]) == (False, True)
 
 
+@pytest.mark.slow
 def test_threads_that_append_to_one_store_take_turns(place: Workspace) -> None:
     images = [digest_of(["thread", row]) for row in range(48)]
     store, values = features(place, images[:0]), rows(images)

@@ -88,6 +88,7 @@ class TestLeftovers:
 
 
 class TestSuperseded:
+    @pytest.mark.slow
     def test_the_newest_and_those_that_a_record_names_stay(self, place: Workspace, images: list[str]) -> None:
         by_age = {age: aged(features(place, images, weights=str(age) * 64), age) for age in (1, 2, 3, 4)}
         other = features(place, images, backbone="efficientnet-lite0")

@@ -54,6 +54,7 @@ def seventy(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
 
 
 class TestRoundtrip:
+    @pytest.mark.slow
     @given(extents=st.lists(st.tuples(st.integers(1, SIDE), st.integers(1, SIDE)), min_size=1, max_size=9))
     @settings(deadline=None, max_examples=10)
     def test_pictures_of_any_extent_come_back_without_padding(self, extents: list[tuple[int, int]]) -> None:

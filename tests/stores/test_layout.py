@@ -65,6 +65,7 @@ def chunks_of(folder: Path) -> dict[str, bytes]:
 
 
 class TestBytes:
+    @pytest.mark.slow
     @given(column=COLUMNS, rows=st.integers(1, 40))
     @settings(deadline=None, max_examples=40)
     def test_they_are_those_that_zarr_writes(self, column: Column, rows: int) -> None:

@@ -33,6 +33,7 @@ def imported_by(rooms: str) -> tuple[list[str], set[str]]:
     return names, set(loaded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", ["stores", "peftbench.protocol", "peftbench.probing", "peftbench.analysis"])
 def test_a_room_imports_no_model_library(room: str) -> None:
     names, loaded = imported_by(room)
@@ -40,6 +41,7 @@ def test_a_room_imports_no_model_library(room: str) -> None:
     assert loaded.isdisjoint(HEAVY)
 
 
+@pytest.mark.slow
 def test_the_stores_know_nothing_of_the_benchmark() -> None:
     _, loaded = imported_by("stores")
     assert not {name for name in loaded if name.split(".")[0] in {"peftbench", "cli", "pandas", "sklearn"}}

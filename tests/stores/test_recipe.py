@@ -136,6 +136,7 @@ class TestComparison:
     ) -> None:
         assert (mine.differences(theirs) == []) == (mine.key == theirs.key)
 
+    @pytest.mark.slow
     @given(mine=RECIPES, data=st.data())
     @settings(deadline=None, max_examples=150)
     def test_recipes_that_differ_in_one_field_differ_in_nothing_if_and_only_if_their_keys_are_equal(

@@ -267,6 +267,7 @@ def provable_rows(before: RowStore, folder: Path) -> list[int]:
     ]
 
 
+@pytest.mark.slow
 @given(damages=DAMAGES)
 @settings(deadline=None, max_examples=20)
 def test_whatever_was_damaged_every_row_that_can_be_proven_is_kept_and_no_other(

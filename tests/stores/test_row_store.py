@@ -82,6 +82,7 @@ def test_what_was_appended_in_any_portions_is_read_back(
         np.testing.assert_array_equal(reader.read("one", middle.start, middle.stop), expected)
 
 
+@pytest.mark.slow
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4))
 @settings(deadline=None, max_examples=12)
 def test_the_portions_leave_no_trace_in_the_files(sizes: list[int]) -> None:

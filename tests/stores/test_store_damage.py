@@ -70,6 +70,7 @@ def load_pictures(folder: Path) -> None:
 
 
 class TestFlippedBytes:
+    @pytest.mark.slow
     def test_every_one_in_a_feature_store_is_noticed(self, sound: Path) -> None:
         for path, offset, mask in random_bytes(chunk_files(sound), FLIPS):
             with flipped(path, offset, mask):
@@ -79,6 +80,7 @@ class TestFlippedBytes:
                         read(sound)
         holds_exactly(sound, ROWS)
 
+    @pytest.mark.slow
     def test_every_one_in_an_image_store_is_noticed(self, sound_images: Path) -> None:
         for path, offset, mask in random_bytes(chunk_files(sound_images), FLIPS):
             with flipped(path, offset, mask):
@@ -87,6 +89,7 @@ class TestFlippedBytes:
                     read_everything(sound_images)
         holds_pictures(sound_images, range(70))
 
+    @pytest.mark.slow
     def test_no_byte_of_a_file_is_unguarded(self, sound: Path, sound_images: Path) -> None:
         shard = chunk_files(sound_images / "pictures" / "pixels")[-1]
         for path, folder in ((sound / "blocks" / "c.4.0.0", sound), (shard, sound_images)):

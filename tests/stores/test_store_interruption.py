@@ -65,6 +65,7 @@ class TestInterruptedAppend:
         assert (folder / "embedding" / "c.2.0").exists()
         assert faults(folder, deep=False) == faults(folder, deep=True) == []
 
+    @pytest.mark.slow
     def test_a_process_killed_at_any_step_leaves_what_it_had_committed(self, tmp_path: Path) -> None:
         before = filled(tmp_path / "before", 20).folder
         folder = tmp_path / "features"
@@ -84,6 +85,7 @@ class TestInterruptedAppend:
         assert turn > 15
         assert seen == {20, 1100}
 
+    @pytest.mark.slow
     def test_a_full_disk_at_any_file_leaves_the_committed_rows(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -139,6 +141,7 @@ class TestInterruptedAppend:
         assert store.append(images(1000, 1100), outputs(1000, 1100)) == 0
         holds_exactly(folder, 1100)
 
+    @pytest.mark.slow
     def test_a_store_whose_making_was_cut_short_is_made_again(self, tmp_path: Path) -> None:
         for turn in count():
             folder = tmp_path / f"features-{turn}"
@@ -225,6 +228,7 @@ store.append(images(1000, 1200), outputs(1000, 1200))
 """
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_leaves_the_store_valid(folder: Path) -> None:
     assert 1024 * 32 + 4 < 40_000 < 2500 * 32, "digests exceed the limit, so the append fails in its last array but one"
     assert 1024 * 4 * DIM < 40_000

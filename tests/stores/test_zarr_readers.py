@@ -211,6 +211,7 @@ class TestAppending:
     def folder(self, tmp_path: Path) -> Path:
         return filled(tmp_path / "features", 1000).folder
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("step", STEPS)
     def test_no_reader_sees_a_row_that_is_not_committed(self, folder: Path, step: str) -> None:
         committed = 2500 if step == "shapes" else 1000
@@ -249,6 +250,7 @@ class TestAppending:
             are_rows(seen, {2500})
         holds_exactly(folder, 2500)
 
+    @pytest.mark.slow
     def test_a_reader_that_looks_in_the_middle_of_appends_sees_whole_rows(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

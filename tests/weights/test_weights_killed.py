@@ -1,14 +1,13 @@
 """kill -9 at the worst moments: nothing half-written counts, and the same command finishes the work."""
 
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from archive_kit import adopt
+from forking import Forked, fork
 from weights_kit import Server, noise, same, serving, sha256, tensors, tiny_card, torch_bytes, tower_of, tree, zip_bytes
 
 from peftbench import weights
@@ -46,8 +45,8 @@ from peftbench import weights
 """
 
 
-def started(body: str, address: str = "http://127.0.0.1:9/x", digest: str = "") -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-c", SETUP + body, str(Path(__file__).parents[1]), address, digest])
+def started(body: str, address: str = "http://127.0.0.1:9/x", digest: str = "") -> Forked:
+    return fork(SETUP + body, str(Path(__file__).parents[1]), address, digest)
 
 
 def killed(body: str, *words: str) -> None:

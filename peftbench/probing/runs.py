@@ -1,0 +1,274 @@
+"""Runs: a probe on an input under a regime, as cells to do, and the record that their answers make."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from peftbench.probing.cells import PROBE_SCHEMA, Answer, Task
+from peftbench.probing.families.family import Options, Scaling
+from peftbench.probing.families.logistic import COSTS, FEW_COSTS
+from peftbench.probing.inputs import ProbeInput
+from peftbench.probing.permuting import Labellings, permuted_labels
+from peftbench.probing.registry import LOGISTIC, PROBES, family_of
+from peftbench.probing.wanted import Wanted
+from peftbench.probing.work import KEPT, Done, Errand, forget
+from peftbench.protocol import provenance
+from peftbench.protocol.metrics import METRICS_SCHEMA
+from peftbench.protocol.records import Record, RunConfig, write_predictions
+from peftbench.protocol.scoring import (
+    distribution,
+    null_of,
+    permuted_test_labels,
+    reliability_curve,
+    score_folds,
+    summarise,
+    within_strata,
+)
+from peftbench.protocol.splits import Split
+from peftbench.protocol.tasks import TaskRows
+from peftbench.protocol.workspace import Workspace
+
+REFITTED = "labels permuted among the patients of each test part; fitted and chosen anew"
+
+NOT_REFITTED = "labels of the test parts permuted among their patients; nothing fitted anew"
+
+REFIT_ROWS = 4096
+"""Images of a task up to which permuted labels are fitted anew."""
+
+LIBRARIES = ("scikit-learn", "xgboost")
+"""Whose versions decide what a classifier that is not the benchmark's own predicts."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One record to be made.
+
+    Attributes:
+        rows: the task's rows.
+        split: their division.
+        given: what is probed.
+        probe: name of the family.
+        wanted: the options.
+        size: of the support sets; None for the whole training part.
+        supports: (draws, m) positions a fold; None for the whole training part.
+        notes: what a reader must know.
+    """
+
+    rows: TaskRows
+    split: Split
+    given: ProbeInput
+    probe: str
+    wanted: Wanted
+    size: int | None = None
+    supports: Sequence[npt.NDArray[np.int64]] | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def cells(self) -> int:
+        """How many cells it takes."""
+        return self.split.folds
+
+    @property
+    def config(self) -> RunConfig:
+        """All that decides its numbers."""
+        return RunConfig(
+            task=self.rows.task.name,
+            backbone=self.given.name,
+            strategy="LP" if self.probe == LOGISTIC else "probe",
+            probe=self.probe,
+            regime=self.wanted.regime_name,
+            scheme=self.split.scheme,
+            folds=self.split.folds,
+            shots=self.size,
+            draws=self.wanted.draws,
+            seed=self.wanted.seed,
+            settings=self._settings(),
+            task_digest=self.rows.digest,
+            split_digest=self.split.digest,
+            features=self.given.identity,
+            features_digest=self.given.digest,
+            version=provenance.version(),
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "class_weight": self.wanted.class_weight,
+            "scaling": self._scaling,
+            "chosen_by": self.wanted.criterion,
+            "chosen_on": self.wanted.chosen_on,
+            "reading": self.wanted.reading,
+            "calibration": "temperature" if self.wanted.calibrate else "none",
+            "permutations": self.wanted.permutations,
+            "probe_schema": PROBE_SCHEMA,
+            "metrics_schema": METRICS_SCHEMA,
+        }
+        if self.probe == LOGISTIC:
+            settings["C"] = list(COSTS if self.supports is None else FEW_COSTS)
+        if self.probe not in PROBES:
+            settings["libraries"] = provenance.versions(LIBRARIES)
+            # Of a class of the user's own its name alone does not say what it does.
+            own = "." in self.probe or ":" in self.probe
+            settings["source"] = getattr(family_of(self.probe), "source", {}) if own else {}
+        return settings
+
+    @property
+    def _scaling(self) -> Scaling:
+        """Of a handful of images one scale for all features, of a training part one for each."""
+        return "feature" if self.supports is None else "global"
+
+    def errands(self, given: str, place: Workspace) -> list[Errand]:
+        """One cell a fold.
+
+        Args:
+            given: name under which the matrices are handed over.
+            place: the workspace.
+        """
+        folder = self.config.folder(place) / KEPT
+        return [Errand(self._task(given, fold), folder / f"fold-{fold}.npz") for fold in range(self.split.folds)]
+
+    def _task(self, given: str, fold: int) -> Task:
+        options = Options(self._scaling, self.wanted.class_weight, self.wanted.seed, self.wanted.chosen_on == "support")
+        return Task(
+            given=given,
+            probe=self.probe,
+            event=self.rows.frame["event"].to_numpy(dtype=np.int64),
+            train=self.split.positions(fold, "train"),
+            validation=self.split.positions(fold, "validation"),
+            test=self.split.positions(fold, "test"),
+            supports=None if self.supports is None else self.supports[fold],
+            chosen_on=self.wanted.chosen_on,
+            criterion=self.wanted.criterion,
+            options=options,
+            calibrate=self.wanted.calibrate,
+            patients=self._patients,
+            unit=self.rows.task.unit,
+            labels=self._labels if self._refits else None,
+        )
+
+    @property
+    def _refits(self) -> bool:
+        """Whether labellings are fitted anew: where that takes seconds, not hours."""
+        logistic = self.probe == LOGISTIC and self.supports is None and self.wanted.permutations > 0
+        return logistic and self.rows.images <= REFIT_ROWS
+
+    @cached_property
+    def _labels(self) -> Labellings:
+        return permuted_labels(
+            self.rows.frame["event"].to_numpy(dtype=np.int64),
+            self._patients,
+            [self.split.positions(fold, "test") for fold in range(self.split.folds)],
+            self.wanted.permutations,
+            self.wanted.seed,
+        )
+
+    @cached_property
+    def _patients(self) -> npt.NDArray[np.int64]:
+        return np.asarray(pd.factorize(self.rows.frame["patient_id"])[0], dtype=np.int64)
+
+    def record(self, done: Sequence[Done], place: Workspace) -> Record:
+        """Score the answers and write the record; what was kept of single cells is deleted."""
+        watch = provenance.Stopwatch()
+        watch.seconds["fit and predict"] = sum(each.seconds for each in done)
+        answers = [each.answer for each in done]
+        config, unit = self.config, self.rows.task.unit
+        folder = config.folder(place)
+        with watch.phase("score and write"):
+            predictions = pd.concat(
+                [self._predicted(fold, each) for fold, each in enumerate(answers)], ignore_index=True
+            )
+            chosen = {
+                (fold, draw): picked for fold, each in enumerate(answers) for draw, picked in enumerate(each.chosen)
+            }
+            scores = score_folds(predictions, chosen)
+            summary = summarise(scores)
+            observed = summary[unit]["mcc"]["mean"]
+            null = self._null(predictions, answers, np.nan if observed is None else float(observed))
+            digest = write_predictions(folder, predictions)
+        record = Record(
+            identity=config.identity,
+            config=config,
+            task=task_facts(self.rows),
+            scores=[score._asdict() for score in scores],
+            summary=summary,
+            distribution=distribution(scores),
+            null=null,
+            strata=within_strata(predictions, self.rows.frame, unit),
+            reliability=reliability_curve(predictions, unit),
+            notes=[*self.split.notes, *self.notes],
+            provenance={
+                **provenance.provenance(),
+                "features": self.given.origin,
+                "split": split_facts(self.rows, self.split),
+            },
+            cost=self._cost(watch),
+            predictions_digest=digest,
+            status="complete",
+        )
+        record.write(folder)
+        forget(folder)
+        return record
+
+    def _cost(self, watch: provenance.Stopwatch) -> dict[str, Any]:
+        return {
+            "seconds": watch.seconds,
+            "device": "cpu",
+            "peak_memory_mb": provenance.peak_memory_mb(),
+            "trainable_parameters": self.given.features + 1 if self.probe in {LOGISTIC, "ridge"} else None,
+        }
+
+    def _predicted(self, fold: int, answer: Answer) -> pd.DataFrame:
+        """The predictions of a fold: of each draw the rows that its setting was chosen on, then the test part."""
+        test = self.split.positions(fold, "test")
+        held = "validation" if self.wanted.chosen_on == "validation" else "left-out"
+        draws = len(answer.test)
+        at = np.concatenate([np.hstack([answer.held_out_at[draw], test]) for draw in range(draws)])
+        score = np.concatenate([np.hstack([answer.held_out[draw], answer.test[draw]]) for draw in range(draws)])
+        role = np.array([held] * answer.held_out.shape[1] + ["test"] * len(test), dtype=object)
+        chosen = self.rows.frame.iloc[at]
+        return pd.DataFrame(
+            {
+                "fold": fold,
+                "draw": np.repeat(np.arange(draws), len(role)),
+                "role": np.tile(role, draws),
+                "sample_id": chosen["sample_id"].to_numpy(),
+                "patient_id": chosen["patient_id"].to_numpy(),
+                "event": chosen["event"].to_numpy(dtype=np.int64),
+                "score": score,
+            }
+        )
+
+    def _null(self, predictions: pd.DataFrame, answers: Sequence[Answer], observed: float) -> dict[str, Any]:
+        unit, wanted = self.rows.task.unit, self.wanted
+        if not wanted.permutations:
+            return {}
+        if not self._refits:
+            values = permuted_test_labels(predictions, unit, wanted.permutations, wanted.seed)
+            return null_of(observed, values, NOT_REFITTED, unit)
+        table = np.stack([each.null for each in answers])
+        usable = (~np.isnan(table)).any(axis=0)
+        return null_of(observed, np.nanmean(table[:, usable], axis=0), REFITTED, unit)
+
+
+def task_facts(rows: TaskRows) -> dict[str, Any]:
+    """What a record says of its task."""
+    return {
+        "question": rows.task.question,
+        "cohort": rows.task.cohort,
+        "unit": rows.task.unit,
+        "caveat": rows.task.caveat,
+        "images": rows.images,
+        "patients": rows.patients,
+        "events": rows.events,
+        "event_patients": rows.event_patients,
+        "prevalence": rows.prevalence,
+    }
+
+
+def split_facts(rows: TaskRows, split: Split) -> dict[str, Any]:
+    """What a record says of its split: names of the folds, and units (patients) of each role fold by fold."""
+    return {"names": list(split.names), "units": dict(split.unit_counts(rows))}
