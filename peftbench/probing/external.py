@@ -6,6 +6,7 @@ not help in the second. Images that both cohorts hold, and their patients, are l
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -122,7 +123,7 @@ class ExternalRun(Run):
         """How many models are fitted."""
         return self.split.folds if self.fold_models == "averaged" else 1
 
-    @property
+    @cached_property
     def config(self) -> RunConfig:
         """All that decides its numbers."""
         config = super().config

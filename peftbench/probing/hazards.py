@@ -31,7 +31,7 @@ class CoxRun(Run):
         """The rows whose time is known."""
         return SurvivalRows.of(self.rows)
 
-    @property
+    @cached_property
     def config(self) -> RunConfig:
         """All that decides its numbers: the times among it."""
         config = super().config

@@ -26,7 +26,7 @@ __all__ = ["ConvergenceError", "LogisticFit", "balanced_weights", "fit_path", "w
 RANK_TOLERANCE = 1e-12
 """Eigenvalues of the Gram matrix below this share of the largest are zero."""
 
-LABELS_TOLERANCE = 1e-5
+LABELS_TOLERANCE = 1e-7
 """As `newton.TOLERANCE`, for regressions whose decisions are counted among a hundred others."""
 
 

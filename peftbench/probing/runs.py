@@ -73,7 +73,7 @@ class Run:
         """How many cells it takes."""
         return self.split.folds
 
-    @property
+    @cached_property
     def config(self) -> RunConfig:
         """All that decides its numbers."""
         return RunConfig(

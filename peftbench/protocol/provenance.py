@@ -15,6 +15,7 @@ from typing import Any
 DISTRIBUTION = "peftbench"
 
 
+@cache
 def version() -> str:
     """Version of peftbench, as installed; `0+unknown` from a bare source tree."""
     try:
@@ -41,8 +42,13 @@ def provenance() -> dict[str, Any]:
         "commit": commit(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "packages": versions(["numpy", "scipy", "pandas", "zarr", "scikit-learn"]),
+        "packages": dict(_packages()),
     }
+
+
+@cache
+def _packages() -> dict[str, str]:
+    return versions(["numpy", "scipy", "pandas", "zarr", "scikit-learn"])
 
 
 @cache
