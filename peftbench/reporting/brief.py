@@ -40,7 +40,7 @@ def brief(csv: str | Path) -> Brief:
     """
     table = pd.read_csv(csv)
     usual = (table["strategy"] != "probe") & (table["regime"] == "full")
-    task = [table["task"], table["external"].astype(str)]
+    task = [table["task"], table["external"].astype(object).where(table["external"].notna(), "")]
     # Stable: within each kind the rows keep their order.
     place = usual.map({True: 0, False: 1}).groupby(task).rank(method="first")
     shown = table[place <= MOST]
