@@ -17,7 +17,8 @@ EXTRACT_KEYS = {
 
 PROBE_KEYS = {
     "task", "backbone", "probe", "regime", "scheme", "folds", "shots", "draws", "external", "mcc_mean", "mcc_std",
-    "mcc_tuned_mean", "mcc_tuned_std", "mcc_q05", "mcc_q95", "mcc_worst_decile", "pr_auc_mean", "pr_auc_std",
+    "mcc_low", "mcc_high", "mcc_tuned_mean", "mcc_tuned_std", "mcc_q05", "mcc_q95", "mcc_worst_decile",
+    "pr_auc_mean", "pr_auc_std",
     "c_index_mean", "c_index_std", "prevalence", "control", "gain_mean", "gain_low", "gain_high", "p_value", "record",
 }  # fmt: skip
 

@@ -153,4 +153,6 @@ class TestPlugIns:
         (row,) = rows_of(run("extract", "phantom", *words, PYTHONPATH=str(site)))
         assert (row["backbone"], row["dim"]) == (f"{NAME}@random:0", 8)
         probed = rows_of(run("probe", "PHA_icu", *words, PYTHONPATH=str(site)))
-        assert [each["backbone"] for each in probed] == [f"{NAME}@random:0", "control:view"]
+        assert [each["backbone"] for each in probed] == [
+            f"{NAME}@random:0", "control:view", "control:center", "control:metadata",
+        ]  # fmt: skip

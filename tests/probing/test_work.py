@@ -255,7 +255,7 @@ class TestKept:
         errands = [Errand(each, tmp_path / f"{at}.npz") for at, each in enumerate(tasks)]
         expected = [solve(each, given["toy"]).test for each in tasks]
         for errand in errands[2:4]:
-            next(run([errand], given, 1))
+            next(run([errand], given, 1, tmp_path))
         read, asked = work._read_kept, []
 
         def vanishing(path: Path) -> Any:
@@ -266,8 +266,17 @@ class TestKept:
             return read(path)
 
         monkeypatch.setattr(work, "_read_kept", vanishing)
-        for found, wanted in zip(run(errands, given, 2), expected, strict=True):
+        for found, wanted in zip(run(errands, given, 2, tmp_path), expected, strict=True):
             np.testing.assert_array_equal(found.answer.test, wanted)
+
+    def test_matrices_of_a_call_that_was_killed_are_taken_away_and_no_others(self, tmp_path: Path) -> None:
+        ended = subprocess.Popen([sys.executable, "-c", "pass"])
+        ended.wait()
+        for owner in (ended.pid, os.getpid()):
+            (tmp_path / f"{work.SHELF}{owner}-x").mkdir()
+            (tmp_path / f"{work.SHELF}{owner}-x" / "0-0.npy").touch()
+        work._clear(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [f"{work.SHELF}{os.getpid()}-x"]
 
     def test_another_call_that_keeps_a_cell_meanwhile_is_no_fault(self, tmp_path: Path) -> None:
         (tmp_path / "cells").mkdir()
