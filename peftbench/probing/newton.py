@@ -34,7 +34,7 @@ Matrix = npt.NDArray[np.float64]
 Short = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
 
-TOLERANCE = 1e-12
+TOLERANCE = 1e-9
 """Half the squared Newton decrement, relative to the objective, at which a solution counts as exact."""
 
 GAP = 1e-7

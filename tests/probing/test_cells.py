@@ -85,14 +85,14 @@ class TestAgainstScikitLearn:
         losses = [reference_loss(cost) for cost in COSTS]
         (chosen,) = cell().chosen
         assert chosen["C"] == COSTS[int(np.argmin(losses))]
-        assert chosen["validation_log_loss"] == pytest.approx(min(losses), abs=1e-6)
+        assert chosen["validation_log_loss"] == pytest.approx(min(losses), abs=1e-5)
         assert COSTS[0] < chosen["C"] < COSTS[-1], "the choice is not at an end of the path"
 
     @pytest.mark.parametrize("one_cost", [1e-4, 0.1, 10.0], indirect=True)
     def test_predictions_are_those_of_a_fit_to_the_training_part(self, one_cost: float) -> None:
         found = cell()
         for role, expected in zip(("validation", "test"), reference(one_cost), strict=True):
-            np.testing.assert_allclose(scores(found, role), expected, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(scores(found, role), expected, rtol=0, atol=1e-5)
 
     def test_by_mcc_the_chosen_c_has_the_highest_on_validation(self) -> None:
         (chosen,) = cell(criterion="mcc").chosen
