@@ -92,7 +92,8 @@ class TestAgainstScikitLearn:
     def test_predictions_are_those_of_a_fit_to_the_training_part(self, one_cost: float) -> None:
         found = cell()
         for role, expected in zip(("validation", "test"), reference(one_cost), strict=True):
-            np.testing.assert_allclose(scores(found, role), expected, rtol=0, atol=1e-5)
+            # What a solution proven to a gap of 1e-9 leaves open in a probability.
+            np.testing.assert_allclose(scores(found, role), expected, rtol=0, atol=3e-5)
 
     def test_by_mcc_the_chosen_c_has_the_highest_on_validation(self) -> None:
         (chosen,) = cell(criterion="mcc").chosen
