@@ -1,139 +1,59 @@
 """The verb `probe`."""
 
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from cli.console import Table, TerminalProgress, answer, number, reported, say, spread
 from cli.options import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption
+from cli.probe_options import (
+    BackboneOption,
+    CalibrateOption,
+    ChooseByOption,
+    ChooseOnOption,
+    ClassWeightOption,
+    ControlOption,
+    DrawsOption,
+    ExternalOption,
+    FeaturesOption,
+    FoldModelsOption,
+    ForceOption,
+    PermutationsOption,
+    ProbeOption,
+    ReadingOption,
+    RegimeOption,
+    SeedOption,
+    ShotsOption,
+    SplitOption,
+    TaskArgument,
+    WithOption,
+    WorkersOption,
+)
 
 if TYPE_CHECKING:
     from peftbench.protocol.results import ProbeRow
 
-_WHAT, _HOW, _CHOICE, _RUN = "What is probed", "How much trains", "How settings are chosen", "Running"
-
 
 def probe(
-    task: Annotated[list[str], typer.Argument(help="Name or names of tasks: see `peftbench list tasks`.")],
-    backbone: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--backbone",
-            help="Name of an extracted backbone; may be repeated.",
-            show_default=False,
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    probe: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--probe",
-            help="logistic, ridge, knn, centroid, cox, one of the classical set, `classical`, `all` (see `peftbench "
-            'list probes`), or a classifier by its import path: "sklearn.svm.SVC(C=10)". May be repeated.',
-            show_default="logistic",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    with_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--with",
-            help="`clinical`: clinical variables alone, and beside the features.",
-            show_default=False,
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    reading: Annotated[
-        str,
-        typer.Option(
-            help="`embedding`, or `blocks`: the last block or the last four, with and without the mean patch token, "
-            "chosen on validation.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = "embedding",
-    external: Annotated[
-        str | None,
-        typer.Option(
-            help="A task of another cohort with the same outcome: fit here, test there.",
-            show_default=False,
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    fold_models: Annotated[
-        str,
-        typer.Option(
-            help="With --external: `averaged`, the mean score of the folds' models, or `refitted`, one model of all.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = "averaged",
-    features: Annotated[
-        str | None,
-        typer.Option(
-            help="Start of the key of the feature store to use, where several would serve.",
-            show_default=False,
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    control: Annotated[
-        bool,
-        typer.Option(
-            help="Whether to run the controls: view, centre, number of images, and untrained weights if stored.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = True,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="5-fold, LOCO (leave one centre out), hold-out, or the name of an imported split.",
-            show_default="the task's own",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
-    regime: Annotated[
-        str, typer.Option(help="full, reduced, few-shot, or center-few-shot.", rich_help_panel=_HOW)
-    ] = "full",
-    shots: Annotated[
-        str | None,
-        typer.Option(
-            help="Images a class (and centre), separated by commas; images in all of `reduced`.",
-            show_default="2,4,8,16,32 as far as there are so many; reduced: 256",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
-    draws: Annotated[
-        int | None,
-        typer.Option(help="Support sets a fold and number of shots.", show_default="100", rich_help_panel=_HOW),
-    ] = None,
-    choose_on: Annotated[
-        str | None,
-        typer.Option(
-            help="`validation`, or `support`: each image of the support set by the fit without it.",
-            show_default="support where a part of the training part is used",
-            rich_help_panel=_CHOICE,
-        ),
-    ] = None,
-    choose_by: Annotated[
-        str, typer.Option(help="`log-loss` (balanced) or `mcc`.", rich_help_panel=_CHOICE)
-    ] = "log-loss",
-    class_weight: Annotated[
-        str, typer.Option(help="`balanced`: both classes weigh the same; or `none`.", rich_help_panel=_CHOICE)
-    ] = "balanced",
-    calibrate: Annotated[
-        str, typer.Option(help="`none`, or `temperature`: scores scaled on validation.", rich_help_panel=_CHOICE)
-    ] = "none",
-    permutations: Annotated[
-        int,
-        typer.Option(help="Labellings of the null distribution behind the p value; 0 for none.", rich_help_panel=_RUN),
-    ] = 99,
-    seed: Annotated[
-        int, typer.Option(help="Seed of the division, and of whatever is random.", rich_help_panel=_RUN)
-    ] = 0,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes at most.", show_default="one a core", rich_help_panel=_RUN)
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Make records again that are complete.", rich_help_panel=_RUN)
-    ] = False,
+    task: TaskArgument,
+    backbone: BackboneOption = None,
+    probe: ProbeOption = None,
+    with_: WithOption = None,
+    reading: ReadingOption = "embedding",
+    external: ExternalOption = None,
+    fold_models: FoldModelsOption = "averaged",
+    features: FeaturesOption = None,
+    control: ControlOption = True,
+    split: SplitOption = None,
+    regime: RegimeOption = "full",
+    shots: ShotsOption = None,
+    draws: DrawsOption = None,
+    choose_on: ChooseOnOption = None,
+    choose_by: ChooseByOption = "log-loss",
+    class_weight: ClassWeightOption = "balanced",
+    calibrate: CalibrateOption = "none",
+    permutations: PermutationsOption = 99,
+    seed: SeedOption = 0,
+    workers: WorkersOption = None,
+    force: ForceOption = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
     debug: DebugOption = False,
