@@ -15,7 +15,13 @@ atexit.register(shutil.rmtree, os.environ["PEFTBENCH_WEIGHTS"], ignore_errors=Tr
 
 from pathlib import Path  # noqa: E402
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+
+# The same examples on every machine; `HYPOTHESIS_PROFILE=search` looks for new ones.
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("search", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -167,7 +167,7 @@ class TestProof:
     def test_it_is_the_minimum(self, rows: int, features: int, seed: int) -> None:
         given = problem(rows, features, seed=seed)
         for cost, found in zip(PATH, walk(given), strict=True):
-            assert found.objective[0] <= minimum(given, cost) * (1 + 1e-9)
+            assert found.objective[0] <= minimum(given, cost) * (1 + newton.GAP)
             np.testing.assert_allclose(objective(given, found.coefficient, cost), found.objective, rtol=1e-12)
 
     def test_the_gap_of_any_point_is_a_bound(self) -> None:
