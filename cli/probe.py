@@ -1,5 +1,6 @@
 """The verb `probe`."""
 
+import math
 from typing import TYPE_CHECKING
 
 from cli.console import Table, TerminalProgress, answer, number, reported, say, spread
@@ -27,6 +28,7 @@ from cli.probe_options import (
     WithOption,
     WorkersOption,
 )
+from peftbench.protocol.names import CONTROL_PREFIX, COX
 
 if TYPE_CHECKING:
     from peftbench.protocol.results import ProbeRow
@@ -119,7 +121,7 @@ def _table(rows: "list[ProbeRow]") -> Table:
 
 
 def _cells(row: "ProbeRow") -> dict[str, str]:
-    control = row.control.removeprefix("control:")
+    control = row.control.removeprefix(CONTROL_PREFIX)
     gain = f"{number(row.gain_mean)} ({number(row.gain_low)} to {number(row.gain_high)}), {control}"
     return {
         "task": row.task,
@@ -148,8 +150,11 @@ def _mcc(row: "ProbeRow") -> str:
 
 
 def _explain(rows: "list[ProbeRow]") -> None:
+    told = [row for row in rows if not math.isnan(row.p_value)]
+    if any(row.probe != "logistic" or row.regime != "full" or row.external for row in told):
+        say("p: only logistic probes on the whole training part are fitted anew for it; the others' is a little low")
     if any(row.control for row in rows):
-        of = "MCC (of cox in concordance)" if any(row.probe == "cox" for row in rows) else "MCC"
+        of = "MCC (of cox in concordance)" if any(row.probe == COX for row in rows) else "MCC"
         say(f"gain: paired difference in {of} to the strongest control on the same folds, with its 95 % interval")
-    elif not any(row.backbone.startswith("control:") for row in rows):
+    elif not any(row.backbone.startswith(CONTROL_PREFIX) for row in rows):
         say("no control was run: these scores cannot be told from a shortcut's")

@@ -9,26 +9,10 @@ import pandas as pd
 
 from peftbench.analysis.intervals import Interval, bootstrap_interval, corrected_interval
 from peftbench.protocol.metrics import mean_and_std
+from peftbench.protocol.names import CLINICAL_CONTROL, CONTROL_PREFIX, COX, HEADLINE, RANDOM_MARK, WITH_CLINICAL
 from peftbench.protocol.records import Record
 from peftbench.protocol.splits import ratio_of_test_to_train
 from stores.keys import canonical_json
-
-CONTROL_PREFIX = "control:"
-
-CLINICAL_CONTROL = f"{CONTROL_PREFIX}clinical"
-"""What a backbone together with clinical variables must beat; a backbone alone is not set against it."""
-
-RANDOM_MARK = "@random:"
-"""Between the name of an architecture and the seed of its untrained weights."""
-
-WITH_CLINICAL = " + clinical"
-"""Ends the name of a backbone whose features were probed together with clinical variables."""
-
-SURVIVAL_PROBES = ("cox",)
-"""Probes of a time, which are judged by the c-index."""
-
-HEADLINE = -1
-"""The fold of an external validation that stands for the models of all folds together."""
 
 Loader = Callable[[Record], pd.DataFrame]
 """A record's predictions."""
@@ -153,7 +137,7 @@ def is_control(record: Record) -> bool:
 
 def headline_metric(record: Record) -> str:
     """`mcc`; of a probe of a time `c_index`."""
-    return "c_index" if record.config.probe in SURVIVAL_PROBES else "mcc"
+    return "c_index" if record.config.probe == COX else "mcc"
 
 
 def headline_unit(record: Record) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from peftbench.probing.families.family import Events, Features, Options, Vector
 from peftbench.probing.families.logistic import FEW_COSTS
@@ -140,7 +141,7 @@ def _best_reading(task: Task, given: Given, train: Positions) -> tuple[str, View
         else:
             held_out = view.rows(task.validation)
             choice = choose(models, held_out, task.event[task.validation], task.criterion, path=family.path)
-        if best is None or choice.loss < best[2].loss:
+        if best is None or choice.loss < best[2].loss - EQUAL:
             best = (reading, view, choice)
     assert best is not None  # noqa: S101 - there is always a reading
     return best
@@ -186,7 +187,7 @@ def _stacked(task: Task, given: Given) -> Answer:
         if best is None:
             best, losses = found, loss
             continue
-        better = loss < losses
+        better = loss < losses - EQUAL
         losses = np.where(better, loss, losses)
         best.test[better], best.held_out[better] = found.test[better], found.held_out[better]
         best = best._replace(chosen=[(found if new else best).chosen[at] for at, new in enumerate(better)])
@@ -212,16 +213,16 @@ def _stack(task: Task, source: GramSource, *, balanced: bool) -> Answer:
     fits = fit_costs(support, FEW_COSTS, left_out=task.chosen_on == "support")
     if task.chosen_on == "support":
         at = task.supports
-        held_out = _sigmoid(np.stack([fit.left_out for fit in fits], axis=2))
+        held_out = expit(np.stack([fit.left_out for fit in fits], axis=2))
     else:
         at = np.broadcast_to(task.validation, (len(task.supports), len(task.validation)))
-        held_out = _sigmoid(source.predict(support, fits, task.validation))
+        held_out = expit(source.predict(support, fits, task.validation))
     losses = losses_of(task.event[at], held_out, task.criterion)
     # Of equals the smallest C; where nothing can be told, the smallest as well.
     known = np.where(np.isnan(losses), np.inf, losses)
     picked = (known <= known.min(axis=1, keepdims=True) + EQUAL).argmax(axis=1)
     chosen_fits = pick(fits, picked)
-    test = _sigmoid(source.predict(support, [chosen_fits], task.test)[:, :, 0])
+    test = expit(source.predict(support, [chosen_fits], task.test)[:, :, 0])
     rows = np.arange(len(picked))
     name = {"log-loss": "log_loss", "mcc": "1_minus_mcc"}[task.criterion]
     chosen = [
@@ -232,11 +233,6 @@ def _stack(task: Task, source: GramSource, *, balanced: bool) -> Answer:
     # A support image whose class has no other is told nothing of by the fit without it.
     held = np.where(np.isnan(held), THRESHOLD, held)
     return Answer(test, held, np.array(at), chosen, np.empty(0))
-
-
-def _sigmoid(logit: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    with np.errstate(over="ignore"):
-        return np.asarray(1.0 / (1.0 + np.exp(-logit)), dtype=np.float64)
 
 
 def _calibrated(task: Task, found: Answer) -> Answer:

@@ -9,21 +9,18 @@ import pandas as pd
 
 from peftbench.probing.given import Given
 from peftbench.probing.inputs import ProbeInput
+from peftbench.protocol.names import (
+    CENTER_CONTROL,
+    CLINICAL_CONTROL,
+    IMAGES_CONTROL,
+    METADATA_CONTROL,
+    VIEW_CONTROL,
+)
 from peftbench.protocol.tasks import TaskRows
 from stores.keys import digest_of
 
 VIEWS = ("AP", "PA")
 """Views that the control tells apart; all others are one more."""
-
-VIEW_CONTROL = "control:view"
-
-CENTER_CONTROL = "control:center"
-
-IMAGES_CONTROL = "control:images"
-
-METADATA_CONTROL = "control:metadata"
-
-CLINICAL_CONTROL = "control:clinical"
 
 Block = tuple[list[str], npt.NDArray[np.float64]]
 

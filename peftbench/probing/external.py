@@ -16,14 +16,14 @@ import pandas as pd
 from peftbench.errors import ConfigError, NotPreparedError
 from peftbench.probing.cells import Answer, Task
 from peftbench.probing.controls import metadata_controls
-from peftbench.probing.inputs import ProbeInput, complete_stores, stored_features, stored_name, untrained_of
-from peftbench.probing.runs import NOT_REFITTED, Run, split_facts, task_facts
+from peftbench.probing.inputs import ProbeInput, complete_stores, stored_features, stored_name, with_untrained
+from peftbench.probing.runs import NOT_REFITTED, Run, prediction_rows, stopwatch, task_facts
 from peftbench.probing.wanted import Wanted
-from peftbench.probing.work import Done, Errand, forget
-from peftbench.protocol import provenance
+from peftbench.probing.work import Done, Errand
 from peftbench.protocol.manifest import Manifest
+from peftbench.protocol.names import HEADLINE, RANDOM_MARK
 from peftbench.protocol.progress import Progress, Silent
-from peftbench.protocol.records import Record, RunConfig, write_predictions
+from peftbench.protocol.records import Record, RunConfig
 from peftbench.protocol.scoring import (
     null_of,
     permuted_test_labels,
@@ -36,9 +36,6 @@ from peftbench.protocol.tasks import TaskRows
 from peftbench.protocol.workspace import Workspace
 
 FoldModels = Literal["averaged", "refitted"]
-
-HEADLINE = -1
-"""Stands where a fold's number would: the scores that count, of all models together."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +90,19 @@ class Elsewhere:
                 f"{kept.images} images are left, {kept.events} with the event: both outcomes are needed"
             )
         return cls(kept, int(gone.sum()), int(other.frame.loc[gone, "patient_id"].nunique()))
+
+    def remarks(self, fitted: str) -> list[str]:
+        """What a reader must know: how much was left out of the test, if anything.
+
+        Args:
+            fitted: the cohort that is fitted on.
+        """
+        if not self.removed_images:
+            return []
+        return [
+            f"{self.removed_images} images of {self.removed_patients} patients of {self.rows.task.name} are left out: "
+            f"{fitted} holds some of their images as well"
+        ]
 
 
 def _manifest(cohort: str, place: Workspace) -> pd.DataFrame:
@@ -154,35 +164,24 @@ class ExternalRun(Run):
 
     def record(self, done: Sequence[Done], place: Workspace) -> Record:
         """Score the answers and write the record."""
-        watch = provenance.Stopwatch()
-        watch.seconds["fit and predict"] = sum(each.seconds for each in done)
+        watch, there = stopwatch(done), self.there.rows
         answers = [each.answer for each in done]
-        config, there = self.config, self.there
-        folder, unit = config.folder(place), there.rows.task.unit
         with watch.phase("score and write"):
             predictions = self._tested(answers)
             scores = score_folds(predictions, self._chosen(answers))
             headline = predictions[predictions["fold"] == HEADLINE]
             summary = summarise([score for score in scores if score.fold == HEADLINE])
-            digest = write_predictions(folder, predictions)
-        record = Record(
-            identity=config.identity,
-            config=config,
-            task=task_facts(there.rows),
-            scores=[score._asdict() for score in scores],
+        return self._write(
+            place,
+            watch,
+            predictions,
+            scores,
+            task=task_facts(there),
             summary=summary,
             null=self._external_null(headline, summary),
-            strata=within_strata(headline, there.rows.frame, unit),
-            reliability=reliability_curve(headline, unit),
-            notes=[*self.split.notes, *self._notes()],
-            provenance=self._provenance(),
-            cost=self._cost(watch),
-            predictions_digest=digest,
-            status="complete",
+            strata=within_strata(headline, there.frame, there.task.unit),
+            reliability=reliability_curve(headline, there.task.unit),
         )
-        record.write(folder)
-        forget(folder)
-        return record
 
     def _tested(self, answers: Sequence[Answer]) -> pd.DataFrame:
         """Predictions of each model, and of all together as the fold `HEADLINE`; thresholds are tuned at home."""
@@ -190,10 +189,10 @@ class ExternalRun(Run):
         parts = []
         for fold, answer in enumerate(answers):
             at_home = self.rows.frame.iloc[answer.held_out_at[0]]
-            home = _table(at_home, fold, "validation", answer.held_out[0])
-            parts += [home, _table(theirs, fold, "test", answer.test[0]), home.assign(fold=HEADLINE)]
+            home = prediction_rows(at_home, fold, "validation", answer.held_out[0])
+            parts += [home, prediction_rows(theirs, fold, "test", answer.test[0]), home.assign(fold=HEADLINE)]
         together = np.mean([answer.test[0] for answer in answers], axis=0)
-        parts.append(_table(theirs, HEADLINE, "test", together))
+        parts.append(prediction_rows(theirs, HEADLINE, "test", together))
         return pd.concat(parts, ignore_index=True)
 
     def _chosen(self, answers: Sequence[Answer]) -> dict[tuple[int, int], Mapping[str, Any]]:
@@ -208,14 +207,8 @@ class ExternalRun(Run):
         values = permuted_test_labels(headline, unit, wanted.permutations, wanted.seed)
         return null_of(float(observed), values, NOT_REFITTED, unit)
 
-    def _notes(self) -> list[str]:
-        if not self.there.removed_images:
-            return []
-        return [
-            f"{self.there.removed_images} images of {self.there.removed_patients} patients of "
-            f"{self.there.rows.task.name} "
-            f"are left out: {self.rows.task.cohort} holds some of their images as well"
-        ]
+    def _remarks(self) -> Sequence[str]:
+        return self.there.remarks(self.rows.task.cohort)
 
     def _provenance(self) -> dict[str, Any]:
         external = {
@@ -224,30 +217,11 @@ class ExternalRun(Run):
             "removed_patients": self.there.removed_patients,
             "fitted_on": task_facts(self.rows),
         }
-        return {
-            **provenance.provenance(),
-            "features": self.given.origin,
-            "split": split_facts(self.rows, self.split),
-            "external": external,
-        }
+        return {**super()._provenance(), "external": external}
 
 
 def _numbers(patients: "pd.Series[str]") -> npt.NDArray[np.int64]:
     return np.asarray(pd.factorize(patients)[0], dtype=np.int64)
-
-
-def _table(frame: pd.DataFrame, fold: int, role: str, score: npt.NDArray[np.float64]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "fold": fold,
-            "draw": 0,
-            "role": role,
-            "sample_id": frame["sample_id"].to_numpy(),
-            "patient_id": frame["patient_id"].to_numpy(),
-            "event": frame["event"].to_numpy(dtype=np.int64),
-            "score": score,
-        }
-    )
 
 
 def check_external(asked: Wanted, external: str | None, fold_models: str) -> None:
@@ -267,8 +241,7 @@ def check_external(asked: Wanted, external: str | None, fold_models: str) -> Non
     if asked.clinical:
         raise ConfigError(
             "--external tests features and controls alone, because two cohorts seldom know the same clinical "
-            "variables: "
-            "leave --with clinical out"
+            "variables: leave --with clinical out"
         )
 
 
@@ -293,8 +266,7 @@ def inputs_elsewhere(
     both = rows._replace(frame=pd.concat([rows.frame, there.rows.frame], ignore_index=True))
     names = list(backbones)
     if control:
-        untrained = [name for each in backbones for name in untrained_of(place, stored_name(each, place))]
-        names += [name for name in dict.fromkeys(untrained) if name not in names and _common(rows, there, name, place)]
+        names = with_untrained(place, backbones, lambda name: _common(rows, there, name, place) is not None)
     inputs = []
     for name in names:
         key = _common(rows, there, name, place, pin if name in backbones else None)
@@ -302,8 +274,8 @@ def inputs_elsewhere(
             raise NotPreparedError(
                 f"no single feature store of {name!r} holds the images of {rows.task.cohort!r} and of "
                 f"{there.rows.task.cohort!r}: run `peftbench extract {rows.task.cohort} --backbone {name}` and "
-                f"`peftbench "
-                f"extract {there.rows.task.cohort} --backbone {name}` with the same device, precision and batch size"
+                f"`peftbench extract {there.rows.task.cohort} --backbone {name}` with the same device, precision and "
+                "batch size"
             )
         inputs.append(stored_features(both, name, place, told, key, asked.reading))
     if control:
@@ -322,7 +294,7 @@ def _common(rows: TaskRows, there: Elsewhere, name: str, place: Workspace, pin: 
         try:
             stores = complete_stores(place, stored_name(name, place), images, each.task.cohort, Silent(), pin)
         except NotPreparedError:
-            if "@random:" in name:
+            if RANDOM_MARK in name:
                 return None
             raise
         keys.append([store.recipe.key for store in stores])

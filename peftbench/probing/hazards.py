@@ -3,19 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from peftbench.errors import ConfigError
 from peftbench.probing.cells import Answer, Task
-from peftbench.probing.registry import COX
-from peftbench.probing.runs import Run, split_facts, task_facts
+from peftbench.probing.runs import Run, prediction_rows, stopwatch, task_facts
 from peftbench.probing.survival import COX_SCHEMA, SurvivalRows
 from peftbench.probing.wanted import Wanted
-from peftbench.probing.work import Done, forget
+from peftbench.probing.work import Done
 from peftbench.protocol import provenance
-from peftbench.protocol.records import FoldScore, Record, RunConfig, write_predictions
+from peftbench.protocol.names import COX
+from peftbench.protocol.records import FoldScore, Record, RunConfig
 from peftbench.protocol.scoring import UNITS, summarise
 from peftbench.protocol.survival_metrics import concordance
 from peftbench.protocol.workspace import Workspace
@@ -52,35 +53,20 @@ class CoxRun(Run):
 
     def record(self, done: Sequence[Done], place: Workspace) -> Record:
         """Judge the answers by concordance and write the record."""
-        watch = provenance.Stopwatch()
-        watch.seconds["fit and predict"] = sum(each.seconds for each in done)
-        config = self.config
-        folder = config.folder(place)
+        watch = stopwatch(done)
         with watch.phase("score and write"):
             parts = [self._hazards(fold, each.answer) for fold, each in enumerate(done)]
             scores = [self._judged(fold, each.answer, unit) for fold, each in enumerate(done) for unit in UNITS]
-            digest = write_predictions(folder, pd.concat(parts, ignore_index=True))
+        predictions = pd.concat(parts, ignore_index=True)
+        return self._write(place, watch, predictions, scores, task=task_facts(self.rows), summary=summarise(scores))
+
+    def _remarks(self) -> Sequence[str]:
         left_out = [f"{each.images} images left out: {each.reason}" for each in self.usable.exclusions]
-        record = Record(
-            identity=config.identity,
-            config=config,
-            task=task_facts(self.rows),
-            scores=[score._asdict() for score in scores],
-            summary=summarise(scores),
-            notes=[*self.split.notes, *left_out, *self.notes],
-            provenance={
-                **provenance.provenance(),
-                "features": self.given.origin,
-                "split": split_facts(self.rows, self.split),
-                "times": {"used": len(self.usable.time), "of": self.rows.images, "origin": self._origin},
-            },
-            cost=self._cost(watch),
-            predictions_digest=digest,
-            status="complete",
-        )
-        record.write(folder)
-        forget(folder)
-        return record
+        return [*left_out, *self.notes]
+
+    def _provenance(self) -> dict[str, Any]:
+        times = {"used": len(self.usable.time), "of": self.rows.images, "origin": self._origin}
+        return {**super()._provenance(), "times": times}
 
     def announce(self) -> list[str]:
         """What a user must know before believing a concordance."""
@@ -97,19 +83,9 @@ class CoxRun(Run):
     def _hazards(self, fold: int, answer: Answer) -> pd.DataFrame:
         test = self.usable.positions[self.usable.among(self.split.positions(fold, "test"))]
         at = np.concatenate([answer.held_out_at[0], test])
-        chosen = self.rows.frame.iloc[at]
-        roles = ["validation"] * len(answer.held_out_at[0]) + ["test"] * len(test)
-        return pd.DataFrame(
-            {
-                "fold": fold,
-                "draw": 0,
-                "role": roles,
-                "sample_id": chosen["sample_id"].to_numpy(),
-                "patient_id": chosen["patient_id"].to_numpy(),
-                "event": chosen["event"].to_numpy(dtype=np.int64),
-                "score": np.concatenate([answer.held_out[0], answer.test[0]]),
-            }
-        )
+        role = np.array(["validation"] * len(answer.held_out_at[0]) + ["test"] * len(test), dtype=object)
+        score = np.concatenate([answer.held_out[0], answer.test[0]])
+        return prediction_rows(self.rows.frame.iloc[at], fold, role, score)
 
     def _judged(self, fold: int, answer: Answer, unit: str) -> FoldScore:
         """Concordance of the test part; of patients by the first image of each whose time is known."""

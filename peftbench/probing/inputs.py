@@ -1,7 +1,7 @@
 """What a probe reads: stored features of a task's images, in one or several readings of the same forward pass."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from peftbench.backbones.registry import parse_backbone
 from peftbench.errors import ConfigError, NotPreparedError
 from peftbench.probing.given import Given
+from peftbench.protocol.names import RANDOM_MARK, WITH_CLINICAL
 from peftbench.protocol.progress import Progress
 from peftbench.protocol.tasks import TaskRows
 from peftbench.protocol.workspace import Workspace
@@ -27,9 +28,6 @@ READINGS: dict[Reading, str] = {
     "(a CNN: the embedding, alone or with its last stages)",
 }
 """What `--reading` takes."""
-
-RANDOM_MARK = "@random:"
-"""Sets the seed of untrained weights apart from the architecture's name."""
 
 
 class ProbeInput(NamedTuple):
@@ -66,7 +64,7 @@ class ProbeInput(NamedTuple):
         """The same features with clinical variables beside them."""
         identity = digest_of([self.identity, "clinical", list(names)])
         origin = {**self.origin, "clinical": list(names)}
-        return ProbeInput(f"{self.name} + clinical", self.given._replace(clinical=clinical), identity, origin)
+        return ProbeInput(f"{self.name}{WITH_CLINICAL}", self.given._replace(clinical=clinical), identity, origin)
 
 
 def matrix_digest(matrix: npt.NDArray[np.floating]) -> str:
@@ -176,6 +174,18 @@ def untrained_of(place: Workspace, backbone: str) -> list[str]:
     folders = {path.parent.name for path in place.committed_features() if path.parent.name.startswith(prefix)}
     seeds = sorted(int(seed) for seed in (name.removeprefix(prefix) for name in folders) if seed.isdigit())
     return [f"{backbone}{RANDOM_MARK}{seed}" for seed in seeds]
+
+
+def with_untrained(place: Workspace, backbones: Sequence[str], usable: Callable[[str], bool]) -> list[str]:
+    """The backbones, then the untrained weights of their architectures that are stored and were not named.
+
+    Args:
+        place: the workspace.
+        backbones: as named.
+        usable: whether what nobody asked for by name has all that is needed.
+    """
+    stored = (name for each in backbones for name in untrained_of(place, stored_name(each, place)))
+    return [*backbones, *(name for name in dict.fromkeys(stored) if name not in backbones and usable(name))]
 
 
 def stored_name(backbone: str, place: Workspace) -> str:

@@ -16,15 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg
 from scipy.special import expit
 
+from peftbench.probing.families.scaling import principal_axes
 from peftbench.probing.newton import TOLERANCE, ConvergenceError, Matrix, Solver, Vector
 
 __all__ = ["ConvergenceError", "LogisticFit", "balanced_weights", "fit_path", "walk_path"]
-
-RANK_TOLERANCE = 1e-12
-"""Eigenvalues of the Gram matrix below this share of the largest are zero."""
 
 LABELS_TOLERANCE = 1e-7
 """As `newton.TOLERANCE`, for regressions whose decisions are counted among a hundred others."""
@@ -163,7 +160,6 @@ def _row_space(features: Matrix) -> tuple[Matrix, Matrix | None]:
     count, dim = features.shape
     if count >= dim:
         return features, None
-    values, vectors = linalg.eigh(features @ features.T)
-    kept = values > RANK_TOLERANCE * max(float(values[-1]), np.finfo(np.float64).tiny)
-    root = np.sqrt(values[kept])
-    return vectors[:, kept] * root, features.T @ (vectors[:, kept] / root)
+    axes, energy = principal_axes(features)
+    root = np.sqrt(energy)
+    return axes * root, features.T @ (axes / root)

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from peftbench.probing.families.family import Options, Vector
 from peftbench.probing.families.logistic import COSTS
 from peftbench.probing.families.scaling import Scaler
 from peftbench.probing.given import Given, View
 from peftbench.probing.logistic import LabelPath
-from peftbench.probing.selecting import EQUAL, PLATEAU, Criterion, loss_of
+from peftbench.probing.selecting import EQUAL, PLATEAU, Criterion, losses_of
 from peftbench.protocol.metrics import THRESHOLD, Confusion, by_patient, matthews
 
 Positions = npt.NDArray[np.int64]
@@ -112,13 +113,13 @@ def _follow(
     own = np.full(labels.shape[1], np.inf)
     since = np.zeros(labels.shape[1], dtype=np.int64)
     for coefficient in path.walk(COSTS):
-        loss = _losses(labels[validation], _probability(held_out, coefficient), criterion)
+        loss = losses_of(labels[validation].T, _probability(held_out, coefficient).T[..., None], criterion)[:, 0]
         # A labelling whose path is at its end takes nothing more from it.
         ended = (since >= PLATEAU) & (criterion == "log-loss")
         better = (loss < own - EQUAL) & ~ended
         since = np.where(better, 0, since + 1)
         own = np.where(better, loss, own)
-        taken = better & (loss < best)
+        taken = better & (loss < best - EQUAL)
         # Where nothing can be told of a labelling, the simplest model is taken, as everywhere.
         taken |= np.isnan(loss) & np.isinf(best) & (scores == THRESHOLD).all(axis=0)
         best[taken & ~np.isnan(loss)] = loss[taken & ~np.isnan(loss)]
@@ -132,19 +133,7 @@ def _both(labels: Labellings) -> npt.NDArray[np.bool_]:
 
 
 def _probability(features: npt.NDArray[np.float64], coefficient: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    with np.errstate(over="ignore"):
-        return np.asarray(1.0 / (1.0 + np.exp(-(features @ coefficient[:-1] + coefficient[-1]))), dtype=np.float64)
-
-
-def _losses(truth: npt.NDArray[np.int64], score: npt.NDArray[np.float64], criterion: Criterion) -> Vector:
-    """(columns,) as `selecting.loss_of`, of all columns at once."""
-    if criterion != "log-loss":
-        return np.array([loss_of(truth[:, at], score[:, at], criterion) for at in range(truth.shape[1])])
-    clipped = np.clip(score, 1e-15, 1.0 - 1e-15)
-    loss = -np.where(truth == 1, np.log(clipped), np.log1p(-clipped))
-    events, rest = truth.sum(axis=0), (1 - truth).sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(((loss * truth).sum(axis=0) / events + (loss * (1 - truth)).sum(axis=0) / rest) / 2.0)
+    return np.asarray(expit(features @ coefficient[:-1] + coefficient[-1]), dtype=np.float64)
 
 
 def _mcc(truth: npt.NDArray[np.int64], score: Vector, patients: npt.NDArray[np.int64], unit: str) -> float:

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from peftbench.cohorts.asked import task_rows
-from peftbench.cohorts.crew import workers_or_default
 from peftbench.cohorts.registry import get_cohort
 from peftbench.errors import ConfigError, NotPreparedError
 from peftbench.probing.answering import answer_rows
@@ -16,13 +15,14 @@ from peftbench.probing.clinical import clinical_table
 from peftbench.probing.controls import clinical_control, metadata_controls
 from peftbench.probing.external import Elsewhere, ExternalRun, FoldModels, check_external, inputs_elsewhere
 from peftbench.probing.hazards import CoxRun, refuse_cox
-from peftbench.probing.inputs import ProbeInput, complete_stores, stored_features, stored_name, untrained_of
-from peftbench.probing.registry import COX, family_of
+from peftbench.probing.inputs import ProbeInput, complete_stores, stored_features, with_untrained
+from peftbench.probing.registry import family_of
 from peftbench.probing.runs import Run
 from peftbench.probing.supports import support_sets_of
-from peftbench.probing.wanted import Wanted, wanted
+from peftbench.probing.wanted import ProbeOptions, Wanted, several, wanted
 from peftbench.probing.work import run
 from peftbench.protocol.manifest import Manifest
+from peftbench.protocol.names import COX
 from peftbench.protocol.progress import Progress, Silent
 from peftbench.protocol.records import Record, finished
 from peftbench.protocol.results import ProbeResult
@@ -37,26 +37,14 @@ def probe(
     backbone: str | Sequence[str] = (),
     *,
     workspace: str | Path | Workspace | None = None,
-    probe: str | Sequence[str] = "logistic",
     split: str | None = None,
-    regime: str = "full",
-    shots: int | Sequence[int] | None = None,
-    draws: int | None = None,
-    with_: str | Sequence[str] = (),
     external: str | None = None,
     fold_models: str = "averaged",
-    reading: str = "embedding",
-    choose_on: str | None = None,
-    choose_by: str = "log-loss",
-    class_weight: str = "balanced",
-    calibrate: str = "none",
-    permutations: int = 99,
-    seed: int = 0,
     features: str | None = None,
     control: bool = True,
-    workers: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    **options: Unpack[ProbeOptions],
 ) -> ProbeResult:
     """Score backbones on tasks by probes on their stored features.
 
@@ -68,30 +56,15 @@ def probe(
         task: name or names (`peftbench.list("tasks")`).
         backbone: name or names, as given to `extract`.
         workspace: folder that peftbench writes to; by default PEFTBENCH_WORKSPACE, else `./workspace`.
-        probe: name or names (`peftbench.list("probes")`), `classical`, `all`, or any classifier by its import path,
-            e.g. `sklearn.svm.SVC(C=10)`.
         split: `5-fold`, `LOCO`, `hold-out`, or the name of an imported split; by default the task's own scheme.
-        regime: `full`, `reduced`, `few-shot`, or `center-few-shot`.
-        shots: images a class (and centre) of a few-shot regime, images in all of `reduced`; by default the paper's, as
-            far as the task has them.
-        draws: support sets a fold and number of shots; by default 100.
-        with_: `clinical`: clinical variables alone, and beside each backbone's features.
         external: task of another cohort, of the same outcome, to test on.
         fold_models: for `external`: `averaged`: the mean score of the folds' models; `refitted`: one model fitted on
             the whole cohort but for a validation part.
-        reading: `embedding`, or `blocks`: the last block or the last four, with and without the mean patch token.
-        choose_on: where C (or what a probe has in its place) is chosen: `validation`, or `support`, each image of the
-            support set by the fit without it; by default `support` where a part of the training part is used.
-        choose_by: `log-loss` (balanced) or `mcc`.
-        class_weight: `balanced` or `none`.
-        calibrate: `none`, or `temperature`: scores scaled on the validation part.
-        permutations: labellings of the null distribution; 0 for none.
-        seed: of the division into folds and of whatever is random.
         features: start of the key of the feature store to use, where several would serve.
         control: whether to run the controls beside the backbones.
-        workers: processes at most; by default one a core.
         force: make records again that are complete.
         progress: who is told how far it is.
+        options: which probe, how much trains, how settings are chosen: see `peftbench.probing.wanted.ProbeOptions`.
 
     Raises:
         UnknownNameError: there is no such task, backbone, probe, regime or split.
@@ -100,22 +73,8 @@ def probe(
         SplitError: the task cannot be split or drawn from so: too few patients of a class or too few centres, or an
             imported split is of other rows.
     """
-    backbones = list(dict.fromkeys(_several(backbone)))
-    asked = wanted(
-        probes=_several(probe),
-        regime=regime,
-        shots=(shots,) if isinstance(shots, int) else None if shots is None else tuple(shots),
-        draws=draws,
-        chosen_on=choose_on,
-        criterion=choose_by,
-        class_weight=class_weight,
-        reading=reading,
-        calibrate=calibrate,
-        permutations=permutations,
-        with_=_several(with_),
-        seed=seed,
-        workers=workers_or_default(workers),
-    )
+    backbones = list(dict.fromkeys(several(backbone)))
+    asked = wanted(**options)
     if not backbones and not control and not asked.clinical:
         raise ConfigError("nothing to probe: name a backbone with --backbone, or leave the control on")
     check_external(asked, external, fold_models)
@@ -124,9 +83,9 @@ def probe(
         if name != COX:
             family_of(name)
     place, told = Workspace.at(workspace), progress or Silent()
-    tasks = [task_rows(name, place) for name in _several(task)]
+    tasks = [task_rows(name, place) for name in several(task)]
     there = None if external is None else task_rows(external, place)
-    divided = [(rows, find_split(rows, split, seed, place.splits(rows.task.name))) for rows in tasks]
+    divided = [(rows, find_split(rows, split, asked.seed, place.splits(rows.task.name))) for rows in tasks]
     records: list[Record] = []
     # More BLAS threads make small problems slower, and the last bits depend on their number.
     with threadpool_limits(1):
@@ -143,10 +102,6 @@ def probe(
     return ProbeResult(results=answer_rows(records, place))
 
 
-def _several(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
 def _inputs(
     rows: TaskRows,
     split: Split,
@@ -161,8 +116,7 @@ def _inputs(
     """What is probed of a task: features, features with clinical variables, untrained ones, controls."""
     names = list(backbones)
     if control:
-        untrained = [name for each in backbones for name in untrained_of(place, stored_name(each, place))]
-        names += [name for name in dict.fromkeys(untrained) if name not in names and _complete(rows, name, place)]
+        names = with_untrained(place, backbones, lambda name: _complete(rows, name, place))
     inputs = [
         stored_features(rows, name, place, told, pin if name in backbones else None, asked.reading) for name in names
     ]
@@ -242,11 +196,8 @@ def _runs_elsewhere(
     fold_models: str,
     told: Progress,
 ) -> list[Run]:
-    if there.removed_images:
-        told.note(
-            f"{there.rows.task.name}: {there.removed_images} images of {there.removed_patients} patients are left out, "
-            f"because {rows.task.cohort} holds some of their images as well"
-        )
+    for note in there.remarks(rows.task.cohort):
+        told.note(note)
     how: FoldModels = "refitted" if fold_models == "refitted" else "averaged"
     return [
         ExternalRun(rows, split, given, name, asked, elsewhere=there, fold_models=how)

@@ -5,10 +5,16 @@ from importlib import import_module
 
 from peftbench.errors import unknown_name
 from peftbench.probing.families.family import Family
+from peftbench.protocol.names import (
+    CENTER_CONTROL,
+    CLINICAL_CONTROL,
+    COX,
+    IMAGES_CONTROL,
+    METADATA_CONTROL,
+    VIEW_CONTROL,
+)
 
 LOGISTIC = "logistic"
-
-COX = "cox"
 
 PROBES: dict[str, str] = {
     LOGISTIC: "L2-regularised logistic regression, balanced classes, C chosen on validation: the LP",
@@ -37,11 +43,11 @@ _OWN = {
 }
 
 CONTROLS: dict[str, str] = {
-    "control:view": "the same probe on the view (AP, PA) alone",
-    "control:center": "the same probe on the centre alone, where there are several and all of them train",
-    "control:images": "the same probe on the number of images that the cohort has of the patient",
-    "control:metadata": "the same probe on view, centre and number of images together",
-    "control:clinical": "the same probe on clinical variables alone, with `--with clinical`",
+    VIEW_CONTROL: "the same probe on the view (AP, PA) alone",
+    CENTER_CONTROL: "the same probe on the centre alone, where there are several and all of them train",
+    IMAGES_CONTROL: "the same probe on the number of images that the cohort has of the patient",
+    METADATA_CONTROL: "the same probe on view, centre and number of images together",
+    CLINICAL_CONTROL: "the same probe on clinical variables alone, with `--with clinical`",
 }
 """What runs beside every probe, as far as it differs among the task's rows, unless --no-control."""
 

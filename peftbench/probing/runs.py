@@ -19,7 +19,7 @@ from peftbench.probing.wanted import Wanted
 from peftbench.probing.work import KEPT, Done, Errand, forget
 from peftbench.protocol import provenance
 from peftbench.protocol.metrics import METRICS_SCHEMA
-from peftbench.protocol.records import Record, RunConfig, write_predictions
+from peftbench.protocol.records import FoldScore, Record, RunConfig, write_predictions
 from peftbench.protocol.scoring import (
     distribution,
     null_of,
@@ -172,11 +172,8 @@ class Run:
 
     def record(self, done: Sequence[Done], place: Workspace) -> Record:
         """Score the answers and write the record; what was kept of single cells is deleted."""
-        watch = provenance.Stopwatch()
-        watch.seconds["fit and predict"] = sum(each.seconds for each in done)
+        watch, unit = stopwatch(done), self.rows.task.unit
         answers = [each.answer for each in done]
-        config, unit = self.config, self.rows.task.unit
-        folder = config.folder(place)
         with watch.phase("score and write"):
             predictions = pd.concat(
                 [self._predicted(fold, each) for fold, each in enumerate(answers)], ignore_index=True
@@ -188,30 +185,64 @@ class Run:
             summary = summarise(scores)
             observed = summary[unit]["mcc"]["mean"]
             null = self._null(predictions, answers, np.nan if observed is None else float(observed))
-            digest = write_predictions(folder, predictions)
-        record = Record(
-            identity=config.identity,
-            config=config,
+        return self._write(
+            place,
+            watch,
+            predictions,
+            scores,
             task=task_facts(self.rows),
-            scores=[score._asdict() for score in scores],
             summary=summary,
             distribution=distribution(scores),
             null=null,
             strata=within_strata(predictions, self.rows.frame, unit),
             reliability=reliability_curve(predictions, unit),
-            notes=[*self.split.notes, *self.notes],
-            provenance={
-                **provenance.provenance(),
-                "features": self.given.origin,
-                "split": split_facts(self.rows, self.split),
-            },
+        )
+
+    def _write(
+        self,
+        place: Workspace,
+        watch: provenance.Stopwatch,
+        predictions: pd.DataFrame,
+        scores: Sequence[FoldScore],
+        **said: Any,
+    ) -> Record:
+        """Write predictions and record.
+
+        Args:
+            place: the workspace.
+            watch: seconds so far.
+            predictions: of the record.
+            scores: of them.
+            said: what else the record says, as its attributes are called.
+        """
+        folder = self.config.folder(place)
+        with watch.phase("score and write"):
+            digest = write_predictions(folder, predictions)
+        record = Record(
+            identity=self.config.identity,
+            config=self.config,
+            scores=[score._asdict() for score in scores],
+            notes=[*self.split.notes, *self._remarks()],
+            provenance=self._provenance(),
             cost=self._cost(watch),
             predictions_digest=digest,
             status="complete",
+            **said,
         )
         record.write(folder)
         forget(folder)
         return record
+
+    def _remarks(self) -> Sequence[str]:
+        """What a reader must know besides what the split says."""
+        return self.notes
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            **provenance.provenance(),
+            "features": self.given.origin,
+            "split": split_facts(self.rows, self.split),
+        }
 
     def _cost(self, watch: provenance.Stopwatch) -> dict[str, Any]:
         return {
@@ -229,18 +260,8 @@ class Run:
         at = np.concatenate([np.hstack([answer.held_out_at[draw], test]) for draw in range(draws)])
         score = np.concatenate([np.hstack([answer.held_out[draw], answer.test[draw]]) for draw in range(draws)])
         role = np.array([held] * answer.held_out.shape[1] + ["test"] * len(test), dtype=object)
-        chosen = self.rows.frame.iloc[at]
-        return pd.DataFrame(
-            {
-                "fold": fold,
-                "draw": np.repeat(np.arange(draws), len(role)),
-                "role": np.tile(role, draws),
-                "sample_id": chosen["sample_id"].to_numpy(),
-                "patient_id": chosen["patient_id"].to_numpy(),
-                "event": chosen["event"].to_numpy(dtype=np.int64),
-                "score": score,
-            }
-        )
+        draw = np.repeat(np.arange(draws), len(role))
+        return prediction_rows(self.rows.frame.iloc[at], fold, np.tile(role, draws), score, draw)
 
     def _null(self, predictions: pd.DataFrame, answers: Sequence[Answer], observed: float) -> dict[str, Any]:
         unit, wanted = self.rows.task.unit, self.wanted
@@ -252,6 +273,42 @@ class Run:
         table = np.stack([each.null for each in answers])
         usable = (~np.isnan(table)).any(axis=0)
         return null_of(observed, np.nanmean(table[:, usable], axis=0), REFITTED, unit)
+
+
+def prediction_rows(
+    rows: pd.DataFrame,
+    fold: int,
+    role: str | npt.NDArray[np.object_],
+    score: npt.NDArray[np.float64],
+    draw: int | npt.NDArray[np.int64] = 0,
+) -> pd.DataFrame:
+    """A part of a predictions table.
+
+    Args:
+        rows: of the task, one a score.
+        fold: of all.
+        role: of all, or of each.
+        score: (n,).
+        draw: of all, or of each.
+    """
+    return pd.DataFrame(
+        {
+            "fold": fold,
+            "draw": draw,
+            "role": role,
+            "sample_id": rows["sample_id"].to_numpy(),
+            "patient_id": rows["patient_id"].to_numpy(),
+            "event": rows["event"].to_numpy(dtype=np.int64),
+            "score": score,
+        }
+    )
+
+
+def stopwatch(done: Sequence[Done]) -> provenance.Stopwatch:
+    """One that knows what the cells took."""
+    watch = provenance.Stopwatch()
+    watch.seconds["fit and predict"] = sum(each.seconds for each in done)
+    return watch
 
 
 def task_facts(rows: TaskRows) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg
 
 from peftbench.errors import ConfigError, MissingPackageError, PeftbenchError
 from peftbench.probing.clinical import Blocks
+from peftbench.probing.families.scaling import principal_axes
 from peftbench.protocol.survival_metrics import Concordance, concordance
 from peftbench.protocol.tasks import Exclusion, TaskRows
 
@@ -33,9 +33,6 @@ COX_SCHEMA = 1
 
 PENALTIES: tuple[float, ...] = tuple(float(f"{10.0**power:.6g}") for power in np.arange(5.0, -0.25, -0.5))
 """Values of lambda that are tried: 1e5 to 1, two a decade, the strongest first; 1 / C of the logistic probe."""
-
-RANK_TOLERANCE = 1e-12
-"""Principal axes whose variance is below this share of the largest are none."""
 
 _L1_RATIO = 1e-9
 """The solver wants a grain of lasso; this one is too small to matter."""
@@ -234,13 +231,8 @@ def _solutions(features: Matrix, time: Vector, observed: Flags, path: Vector) ->
 
 def _principal_axes(features: Matrix) -> Matrix:
     """(d, r) orthonormal axes that span the rows."""
-    count, dim = features.shape
-    tall = count >= dim
-    values, vectors = linalg.eigh(features.T @ features if tall else features @ features.T)
-    kept = values > RANK_TOLERANCE * max(float(values[-1]), np.finfo(np.float64).tiny)
-    if tall:
-        return np.asarray(vectors[:, kept])
-    return np.asarray(features.T @ (vectors[:, kept] / np.sqrt(values[kept])))
+    axes, energy = principal_axes(features)
+    return np.asarray(features.T @ (axes / np.sqrt(energy)))
 
 
 def _coxnet(features: Matrix, time: Vector, observed: Flags, strength: float) -> Vector | None:

@@ -1,13 +1,15 @@
 """What is wanted of a call of `probe`, checked before anything is done."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypedDict, Unpack, get_args
 
+from peftbench.cohorts.crew import workers_or_default
 from peftbench.errors import ConfigError, unknown_name
 from peftbench.probing.cells import ChosenOn
 from peftbench.probing.families.family import ClassWeight
 from peftbench.probing.inputs import READINGS, Reading
-from peftbench.probing.registry import expand
+from peftbench.probing.registry import LOGISTIC, expand
 from peftbench.probing.selecting import CRITERIA, Criterion
 
 Regime = Literal["full", "reduced", "few-shot", "center-few-shot"]
@@ -69,69 +71,110 @@ class Wanted:
         return self.regime.replace("center-few-shot", "center few-shot")
 
 
-def wanted(
-    *,
-    probes: tuple[str, ...],
-    regime: str,
-    shots: tuple[int, ...] | None,
-    draws: int | None,
-    chosen_on: str | None,
-    criterion: str,
-    class_weight: str,
-    reading: str,
-    calibrate: str,
-    permutations: int,
-    with_: tuple[str, ...],
-    seed: int,
-    workers: int,
-) -> Wanted:
+class ProbeOptions(TypedDict, total=False):
+    """What `probe` takes besides task, backbone and places.
+
+    Attributes:
+        probe: name or names (`peftbench.list("probes")`), `classical`, `all`, or any classifier by its import path,
+            e.g. `sklearn.svm.SVC(C=10)`; by default `logistic`.
+        regime: `full` (the default), `reduced`, `few-shot`, or `center-few-shot`.
+        shots: images a class (and centre) of a few-shot regime, images in all of `reduced`; by default the paper's, as
+            far as the task has them.
+        draws: support sets a fold and number of shots; by default 100.
+        with_: `clinical`: clinical variables alone, and beside each backbone's features.
+        reading: `embedding` (the default), or `blocks`: the last block or the last four, with and without the mean
+            patch token.
+        choose_on: where C (or what a probe has in its place) is chosen: `validation`, or `support`, each image of the
+            support set by the fit without it; by default `support` where a part of the training part is used.
+        choose_by: `log-loss` (balanced; the default) or `mcc`.
+        class_weight: `balanced` (the default) or `none`.
+        calibrate: `none` (the default), or `temperature`: scores scaled on the validation part.
+        permutations: labellings of the null distribution, 0 for none; by default 99.
+        seed: of the division into folds and of whatever is random; by default 0.
+        workers: processes at most; by default one a core.
+    """
+
+    probe: str | Sequence[str]
+    regime: str
+    shots: int | Sequence[int] | None
+    draws: int | None
+    with_: str | Sequence[str]
+    reading: str
+    choose_on: str | None
+    choose_by: str
+    class_weight: str
+    calibrate: str
+    permutations: int
+    seed: int
+    workers: int | None
+
+
+def wanted(**options: Unpack[ProbeOptions]) -> Wanted:
     """The options of `probe`, checked.
 
     Raises:
+        TypeError: there is no such option.
         UnknownNameError: there is no such probe, regime or reading.
         ConfigError: a value is out of its range, or options contradict each other.
     """
-    if regime not in REGIMES:
-        raise unknown_name("regime", regime, REGIMES, "peftbench probe --help")
-    if reading not in READINGS:
-        raise unknown_name("reading", reading, READINGS, "peftbench probe --help")
+    strange = sorted(options.keys() - ProbeOptions.__annotations__.keys())
+    if strange:
+        raise TypeError(f"probe has no option {strange[0]!r}: it takes {', '.join(ProbeOptions.__annotations__)}")
+    regime, shots, draws = options.get("regime", "full"), options.get("shots"), options.get("draws")
     full = regime == "full"
-    _one_of("--choose-by", criterion, CRITERIA)
-    _one_of("--class-weight", class_weight, get_args(ClassWeight))
-    _one_of("--calibrate", calibrate, ("none", "temperature"))
-    where = chosen_on or ("validation" if full else "support")
-    _one_of("--choose-on", where, get_args(ChosenOn))
-    for name in with_:
-        _one_of("--with", name, ("clinical",))
-    _not_below("--seed", seed, 0)
-    _not_below("--permutations", permutations, 0)
-    _not_below("--draws", 1 if draws is None else draws, 1)
-    if full and (shots is not None or draws is not None or where == "support"):
+    found = Wanted(
+        probes=tuple(expand(several(options.get("probe", LOGISTIC)))),
+        regime=regime,  # type: ignore[arg-type]
+        sizes=None if shots is None else tuple(sorted({shots} if isinstance(shots, int) else set(shots))),
+        draws=1 if draws is None and full else DRAWS if draws is None else draws,
+        chosen_on=options.get("choose_on") or ("validation" if full else "support"),  # type: ignore[arg-type]
+        criterion=options.get("choose_by", "log-loss"),  # type: ignore[arg-type]
+        class_weight=options.get("class_weight", "balanced"),  # type: ignore[arg-type]
+        reading=options.get("reading", "embedding"),  # type: ignore[arg-type]
+        calibrate=options.get("calibrate", "none") == "temperature",
+        permutations=options.get("permutations", PERMUTATIONS),
+        clinical="clinical" in several(options.get("with_", ())),
+        seed=options.get("seed", 0),
+        workers=workers_or_default(options.get("workers")),
+    )
+    _check_names(found, options)
+    _check_numbers(found)
+    if full and (shots is not None or draws is not None or found.chosen_on == "support"):
         raise ConfigError(
             "--shots, --draws and --choose-on support are for regimes that use a part of the training part: "
             "add --regime few-shot, center-few-shot or reduced"
         )
-    if not full and with_:
+    if not full and found.clinical:
         raise ConfigError(
             f"--with clinical needs the whole training part, not --regime {regime}: leave one of them out"
         )
-    if shots is not None:
-        _check_shots(shots)
-    return Wanted(
-        probes=tuple(expand(probes)),
-        regime=regime,
-        sizes=None if shots is None else tuple(sorted(set(shots))),
-        draws=1 if full else draws or DRAWS,
-        chosen_on=where,  # type: ignore[arg-type]
-        criterion=criterion,  # type: ignore[arg-type]
-        class_weight=class_weight,  # type: ignore[arg-type]
-        reading=reading,
-        calibrate=calibrate == "temperature",
-        permutations=permutations,
-        clinical=bool(with_),
-        seed=seed,
-        workers=workers,
-    )
+    return found
+
+
+def several(names: str | Sequence[str]) -> tuple[str, ...]:
+    """One name or several, as several."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _check_names(found: Wanted, options: ProbeOptions) -> None:
+    if found.regime not in REGIMES:
+        raise unknown_name("regime", found.regime, REGIMES, "peftbench probe --help")
+    if found.reading not in READINGS:
+        raise unknown_name("reading", found.reading, READINGS, "peftbench probe --help")
+    _one_of("--choose-by", found.criterion, CRITERIA)
+    _one_of("--class-weight", found.class_weight, get_args(ClassWeight))
+    _one_of("--calibrate", options.get("calibrate", "none"), ("none", "temperature"))
+    _one_of("--choose-on", found.chosen_on, get_args(ChosenOn))
+    for name in several(options.get("with_", ())):
+        _one_of("--with", name, ("clinical",))
+
+
+def _check_numbers(found: Wanted) -> None:
+    _not_below("--seed", found.seed, 0)
+    _not_below("--permutations", found.permutations, 0)
+    _not_below("--draws", found.draws, 1)
+    if found.sizes is not None:
+        _check_shots(found.sizes)
 
 
 def _check_shots(shots: tuple[int, ...]) -> None:

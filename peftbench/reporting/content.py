@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from peftbench.analysis.intervals import Interval
-from peftbench.analysis.results import WITH_CLINICAL, by_fold, headline_metric, how
+from peftbench.analysis.results import by_fold, headline_metric, how
+from peftbench.protocol.names import WITH_CLINICAL
 from peftbench.protocol.records import Record
 from peftbench.reporting.words import Kind, backbone_title, kind_of, listed
 

@@ -10,7 +10,8 @@ from functools import partial
 
 import numpy as np
 
-from peftbench.analysis.results import CLINICAL_CONTROL, strata_table
+from peftbench.analysis.results import strata_table
+from peftbench.protocol.names import CLINICAL_CONTROL
 from peftbench.reporting.content import Entry, Section
 from peftbench.reporting.reading import best, best_pretrained, curve_words, series_of, shots_of, strongest
 from peftbench.reporting.sheets import (

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from peftbench.analysis.results import CONTROL_PREFIX, SURVIVAL_PROBES, headline_metric
+from peftbench.analysis.results import headline_metric
 from peftbench.protocol.metrics import THRESHOLD
+from peftbench.protocol.names import CONTROL_PREFIX, COX
 from peftbench.protocol.records import Record
 from peftbench.protocol.splits import is_scheme
 from peftbench.reporting.words import MINUS, listed, sentence
@@ -39,7 +40,7 @@ def _permuted(records: Sequence[Record]) -> Method:
 
 def _other_probes(records: Sequence[Record]) -> list[Method]:
     """The probes beside the linear one, by name."""
-    names = {record.config.probe for record in records if record.config.strategy == "probe"} - {*SURVIVAL_PROBES}
+    names = {record.config.probe for record in records if record.config.strategy == "probe"} - {COX}
     return [Method("Other probes", f"{_OTHER_PROBES} {listed(sorted(names))}.")] if names else []
 
 

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 
 from peftbench.analysis.intervals import Interval
-from peftbench.analysis.results import CLINICAL_CONTROL, gain
+from peftbench.analysis.results import gain
+from peftbench.protocol.names import CLINICAL_CONTROL
 from peftbench.reporting.content import COMPARED, Entry, Section
 from peftbench.reporting.words import IMAGES_OF, between, control_phrase, listed, number, plural, shown, spread
 

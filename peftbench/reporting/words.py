@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from peftbench.analysis.results import CONTROL_PREFIX, RANDOM_MARK, WITH_CLINICAL
 from peftbench.backbones.registry import parse_backbone
 from peftbench.errors import ConfigError, UnknownNameError
+from peftbench.protocol.names import CONTROL_PREFIX, RANDOM_MARK, WITH_CLINICAL
 
 ABSENT = "\N{EN DASH}"
 """Stands where there is no number; a footnote says why."""

@@ -6,6 +6,7 @@ from probe_kit import BACKBONE, DIM, files, manifest_of, write_features, write_m
 from typer.testing import CliRunner
 
 from cli.main import app
+from peftbench.probing.probe import probe as probe_verb
 from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.workspace import Workspace
 from stores import features
@@ -168,3 +169,8 @@ class TestTable:
     def test_without_controls_it_says_so(self, own_place: Workspace) -> None:
         _, stdout, stderr = invoke(own_place, "--backbone", BACKBONE, "--no-control")
         assert "no control was run" in stdout + stderr
+
+
+def test_an_option_that_does_not_exist_is_not_passed_over() -> None:
+    with pytest.raises(TypeError, match=r"probe has no option 'regim': it takes probe, regime, shots"):
+        probe_verb("PHA_icu", regim="few-shot")  # type: ignore[call-arg]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy.special import expit
 
 from peftbench.probing.families.family import ClassWeight, Events, Vector
+from peftbench.probing.logistic import balanced_weights
 
 SMALLEST = 1e-3
 """Least slope, for values of root mean square 1: what is given to values that tell nothing, or the wrong class."""
@@ -29,9 +30,7 @@ def row_weights(event: Events, class_weight: ClassWeight) -> Vector:
     """(n,) weights of mean 1: n / (2 n_class) where both classes are to weigh the same, else all 1."""
     if class_weight == "none":
         return np.ones(len(event))
-    counts = np.bincount(event, minlength=2)
-    weight: Vector = len(event) / (2.0 * counts[event])
-    return weight
+    return balanced_weights(event)
 
 
 def alone(event: Events) -> npt.NDArray[np.bool_]:
