@@ -151,7 +151,7 @@ def _mcc(row: "ProbeRow") -> str:
 
 def _explain(rows: "list[ProbeRow]") -> None:
     told = [row for row in rows if not math.isnan(row.p_value)]
-    if any(row.probe != "logistic" or row.regime != "full" or row.external for row in told):
+    if any((row.probe != "logistic" or row.regime != "full") and not row.external for row in told):
         say("p: only logistic probes on the whole training part are fitted anew for it; the others' is a little low")
     if any(row.control for row in rows):
         of = "MCC (of cox in concordance)" if any(row.probe == COX for row in rows) else "MCC"

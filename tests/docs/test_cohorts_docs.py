@@ -57,6 +57,7 @@ def test_every_cohort_and_task_is_in_the_table() -> None:
 def test_the_commands_have_options_that_exist(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is prepared here, so each ends with a sentence of its own, never with one of an option's."""
     monkeypatch.setenv("PEFTBENCH_WORKSPACE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     words = shlex.split(command.replace("\\\n", " "), comments=True)[1:]
     done = CliRunner().invoke(app, words)
     assert "No such option" not in done.output
