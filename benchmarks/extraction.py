@@ -29,13 +29,13 @@ import torch
 from common import Figure, arguments, interleaved, median_ratio, show
 
 import peftbench
+from peftbench.backbones.device import Precision, autocast, has_bf16, pick_device
 from peftbench.backbones.loading import Encoder, load_encoder
 from peftbench.backbones.locating import locate
 from peftbench.backbones.registry import BackboneSpec, get_card, parse_backbone
 from peftbench.cohorts.registry import get_cohort
 from peftbench.cohorts.sources import files_of
 from peftbench.extraction.batches import CPU_BATCH, GPU_BATCH
-from peftbench.extraction.device import Precision, autocast, has_bf16, pick_device
 from peftbench.extraction.embed import embed_missing, produce
 from peftbench.extraction.engine import Engine
 from peftbench.extraction.extract import open_pictures, recipe_of

@@ -1,5 +1,6 @@
 """A backbone's card: what a reviewer wants to know of it, and what the benchmark needs to run it."""
 
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -8,6 +9,24 @@ from peftbench.imaging.transform import InputTransform
 
 Family = Literal["CNN", "FM", "own"]
 """Convolutional network pretrained on ImageNet, foundation model, or a model of the user's own choice."""
+
+LayerKind = Literal["linear", "convolution", "any convolution"]
+"""Types of layers that can be adapted: `convolution` is one of two dimensions without groups."""
+
+
+@dataclass(frozen=True)
+class LayerGroup:
+    """Layers of a backbone that play one part, such as all that make queries.
+
+    Attributes:
+        pattern: regular expression that their dotted names match whole.
+        count: how many there are.
+        kind: their type; a layer of another type is none of theirs, whatever its name.
+    """
+
+    pattern: str
+    count: int
+    kind: LayerKind = "linear"
 
 
 class Output(NamedTuple):
@@ -83,6 +102,11 @@ class BackboneCard(BaseModel):
         strategies: that fit, as in the paper.
         extensions: strategies that run beyond the paper's matrix, with what is different about them.
         refused: strategies that do not fit, with the reason.
+        layers: that strategies adapt, by the part they play: `query`, `key`, `value`, `output`, `fc1`, `fc2` of a
+            transformer (`qkv` where the first three are one), `convolution`, `any_convolution`, `first_convolution` of
+            a CNN.
+        paper_targets: groups of `layers` that the paper's authors adapted with LoRA, or would have; empty where that
+            cannot be said.
         bf16_cosine: lowest cosine of an image's features in bf16 to those in fp32, as measured on Hannover with the
             pretrained weights; None where it was not measured.
         channels_last: whether that memory layout is the faster one.
@@ -113,6 +137,8 @@ class BackboneCard(BaseModel):
     strategies: tuple[str, ...] = ("LP",)
     extensions: dict[str, str] = {}
     refused: dict[str, str] = {}
+    layers: dict[str, LayerGroup] = {}
+    paper_targets: tuple[str, ...] = ()
     bf16_cosine: float | None = None
     channels_last: bool = False
     folds: bool = False
@@ -127,6 +153,12 @@ class BackboneCard(BaseModel):
             raise ValueError(f"the first output of {self.name!r} must be a vector called 'embedding'")
         return self
 
+    @model_validator(mode="after")
+    def _targets_are_layers(self) -> "BackboneCard":
+        if unknown := [name for name in self.paper_targets if name not in self.layers]:
+            raise ValueError(f"paper_targets of {self.name!r} must be of its layers {list(self.layers)}, not {unknown}")
+        return self
+
     @property
     def embedding(self) -> int:
         """Length of the embedding."""
@@ -139,7 +171,7 @@ class BackboneCard(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """The card as JSON's types, with the input transform as its string."""
-        value: dict[str, Any] = self.model_dump(mode="json", exclude={"transform", "outputs", "loader"})
+        value: dict[str, Any] = self.model_dump(mode="json", exclude={"transform", "outputs", "loader", "layers"})
         outputs = [{"name": each.name, "tensor": each.tensor, "shape": list(each.shape)} for each in self.outputs]
         return {**value, "source": self.source, "embedding": self.embedding, "outputs": outputs,
                 "transform": str(self.transform)}  # fmt: skip

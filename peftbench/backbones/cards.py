@@ -7,7 +7,7 @@ Imaging", compare three CNNs pretrained on ImageNet with eight foundation models
 
 from typing import Any
 
-from peftbench.backbones.card import BackboneCard, Checkpoint, Output
+from peftbench.backbones.card import BackboneCard, Checkpoint, LayerGroup, Output
 from peftbench.imaging.transform import CLIP, DINO, HALF, IMAGENET, MEDCLIP
 
 _CONVOLUTIONAL: dict[str, Any] = {
@@ -22,6 +22,45 @@ _WINDOWED: dict[str, Any] = {
     "strategies": ("LP", "FFT", "LoRA", "BitFit", "IA3"),
     "extensions": {"VeRA": "its shared matrices serve layers of several widths, which the paper's version could not"},
 }
+
+_SELF_ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj"}
+
+
+def _attended(
+    blocks: str, count: int, *, attention: str = "attention", output: str = "o_proj"
+) -> dict[str, LayerGroup]:
+    """The layers of a transformer as its library names them today.
+
+    Args:
+        blocks: regular expression for the name of a block.
+        count: of blocks.
+        attention: name of a block's attention.
+        output: name of the projection after attention.
+    """
+    parts = {name: rf"{attention}\.{layer}" for name, layer in {**_SELF_ATTENTION, "output": output}.items()}
+    parts |= {"fc1": r"mlp\.fc1", "fc2": r"mlp\.fc2"}
+    return {name: LayerGroup(rf"{blocks}\.{part}", count) for name, part in parts.items()}
+
+
+def _convolved(count: int, first: int, *, grouped: int = 0) -> dict[str, LayerGroup]:
+    """The layers of a CNN.
+
+    Args:
+        count: of convolutions without groups.
+        first: how many are called `conv1`.
+        grouped: how many convolutions have groups.
+    """
+    groups = {
+        "convolution": LayerGroup(".*", count, "convolution"),
+        "any_convolution": LayerGroup(".*", count + grouped, "any convolution"),
+        "first_convolution": LayerGroup(r"(.*\.)?conv1", first, "convolution"),
+    }
+    return {name: group for name, group in groups.items() if group.count}
+
+
+_QKV_MLP = ("query", "key", "value", "fc1", "fc2")
+_QKV = ("query", "key", "value")
+_CONV1 = ("first_convolution",)
 
 _UNVERIFIED = (
     "Unverified: several users report that the released weights behave like random ones. "
@@ -38,7 +77,7 @@ def _tokens(width: int, norm: str) -> tuple[Output, ...]:
     )
 
 
-def _dinov2(name: str, title: str, repository: str, width: int, parameters: int) -> BackboneCard:
+def _dinov2(name: str, title: str, repository: str, width: int, blocks: int, parameters: int) -> BackboneCard:
     return BackboneCard(
         name=name,
         title=title,
@@ -61,6 +100,8 @@ def _dinov2(name: str, title: str, repository: str, width: int, parameters: int)
         loader=f"peftbench.backbones.vit:{repository.replace('-', '_')}",
         libraries=("torch", "transformers"),
         reference="Oquab et al. 2023",
+        layers=_attended(r"encoder\.layer\.\d+", blocks),
+        paper_targets=_QKV_MLP,
         notes="Position embeddings are made for 518 pixels and resampled for 224, as the library's version does it.",
         **_TRANSFORMER,
     )
@@ -128,6 +169,8 @@ CARDS: dict[str, BackboneCard] = {
             parameters_with_head=11_689_512,
             outputs=(Output("embedding", "layer4|avgpool", (512,)), Output("stages", _RESNET_STAGES, (960,))),
             loader="peftbench.backbones.cnn:resnet18",
+            layers=_convolved(20, first=9),
+            paper_targets=_CONV1,
             reference="He et al. 2016",
         ),
         _imagenet(
@@ -139,6 +182,8 @@ CARDS: dict[str, BackboneCard] = {
             parameters_with_head=25_557_032,
             outputs=_RESNET50_OUTPUTS,
             loader="peftbench.backbones.cnn:resnet50",
+            layers=_convolved(53, first=17),
+            paper_targets=_CONV1,
             reference="He et al. 2016",
         ),
         _imagenet(
@@ -153,11 +198,14 @@ CARDS: dict[str, BackboneCard] = {
                 Output("stages", "denseblock1+denseblock2+denseblock3+denseblock4|avgpool,concatenated", (2816,)),
             ),
             loader="peftbench.backbones.cnn:densenet121",
+            # Its stem is called conv0, so that the authors' configuration leaves it out.
+            layers=_convolved(120, first=58),
+            paper_targets=_CONV1,
             reference="Huang et al. 2017",
         ),
-        _dinov2("dinov2-s", "DINOv2-S", "dinov2-small", 384, 22_056_576),
-        _dinov2("dinov2-b", "DINOv2-B", "dinov2-base", 768, 86_580_480),
-        _dinov2("dinov2-l", "DINOv2-L", "dinov2-large", 1024, 304_368_640),
+        _dinov2("dinov2-s", "DINOv2-S", "dinov2-small", 384, 12, 22_056_576),
+        _dinov2("dinov2-b", "DINOv2-B", "dinov2-base", 768, 12, 86_580_480),
+        _dinov2("dinov2-l", "DINOv2-L", "dinov2-large", 1024, 24, 304_368_640),
         BackboneCard(
             name="clip-large",
             title="CLIP-Large",
@@ -181,6 +229,8 @@ CARDS: dict[str, BackboneCard] = {
             outputs=_tokens(1024, "post_layernorm"),
             transform=CLIP,
             loader="peftbench.backbones.vit:clip_large",
+            layers=_attended(r"encoder\.layers\.\d+", 24, attention="self_attn", output="out_proj"),
+            paper_targets=_QKV,
             libraries=("torch", "transformers"),
             reference="Radford et al. 2021; Schuhmann et al. 2021",
             notes="The embedding before the projection; activation gelu, not OpenAI's quick_gelu.",
@@ -196,6 +246,8 @@ CARDS: dict[str, BackboneCard] = {
             parameters_with_head=24_556_608,
             outputs=_RESNET50_OUTPUTS,
             loader="peftbench.backbones.cnn:resnet50",
+            layers=_convolved(53, first=17),
+            paper_targets=_CONV1,
             libraries=("torch", "torchvision"),
             **_CONVOLUTIONAL,
         ),
@@ -212,6 +264,9 @@ CARDS: dict[str, BackboneCard] = {
                 Output("stages", "layers.0+layers.1+layers.2+layers.3|mean of tokens,concatenated", (2112,)),
             ),
             loader="peftbench.backbones.swin:medclip_swin",
+            layers=_attended(r"encoder\.layers\.\d+\.blocks\.\d+", 12),
+            # The authors' configuration misses the key through a typo.
+            paper_targets=("query", "value", "output", "fc1", "fc2"),
             libraries=("torch", "transformers"),
             **_WINDOWED,
         ),
@@ -236,6 +291,8 @@ CARDS: dict[str, BackboneCard] = {
             outputs=_tokens(768, "post_layernorm"),
             transform=CLIP,
             loader="peftbench.backbones.vit:pubmedclip",
+            layers=_attended(r"encoder\.layers\.\d+", 12, attention="self_attn", output="out_proj"),
+            paper_targets=_QKV,
             libraries=("torch", "transformers"),
             reference="Eslami et al. 2023",
             notes="The embedding before the projection.",
@@ -262,6 +319,8 @@ CARDS: dict[str, BackboneCard] = {
             outputs=_tokens(768, "layernorm"),
             transform=CLIP,
             loader="peftbench.backbones.vit:biomedclip",
+            layers=_attended(r"layers\.\d+", 12),
+            paper_targets=_QKV_MLP,
             libraries=("torch", "transformers"),
             reference="Zhang et al. 2023",
             notes="The embedding before the projection; normalised as OpenAI's CLIP, not with timm's 0.5.",
@@ -291,6 +350,8 @@ CARDS: dict[str, BackboneCard] = {
             ),
             transform=HALF,
             loader="peftbench.backbones.efficientnet_lite0:efficientnet_lite0",
+            layers=_convolved(33, first=0, grouped=16),
+            paper_targets=("convolution",),
             libraries=("torch", "timm"),
             bf16_cosine=0.966,
             reference="Tan and Le 2019",

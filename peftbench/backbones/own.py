@@ -13,6 +13,7 @@ from torch import nn
 from peftbench.backbones.card import BackboneCard, Output
 from peftbench.backbones.loading import Loader, find_loader, untrained
 from peftbench.backbones.own_hub import told_by
+from peftbench.backbones.own_layers import fit, is_convolutional, watched
 from peftbench.backbones.registry import own_library
 from peftbench.errors import ConfigError
 from peftbench.imaging.transform import InputTransform
@@ -66,7 +67,9 @@ def own_card(base: str, name: str) -> BackboneCard:
     stub = _stub(name, f"{_HOMES[library]}:{model}", ("torch", _PACKAGES[library]))
     loader: OwnLoader = find_loader(stub)  # type: ignore[assignment]
     module, pixels = untrained(loader, 0).eval(), _picture(loader.transform.crop)
-    width = _width(base, loader, module, pixels)
+    with watched(module) as called:
+        width = _width(base, loader, module, pixels)
+    fits = fit(module, called)
     facts = {
         "pretraining": loader.pretraining,
         "architecture": loader.architecture,
@@ -75,8 +78,11 @@ def own_card(base: str, name: str) -> BackboneCard:
         "parameters": sum(each.numel() for each in module.parameters()),
         "outputs": (Output("embedding", loader.tensor_of(module, pixels), (width,)),),
         "transform": loader.transform,
-        "channels_last": _is_convolutional(module),
+        "channels_last": is_convolutional(module),
         "notes": loader.notes,
+        "layers": fits.layers,
+        "extensions": fits.extensions,
+        "refused": fits.refused,
     }
     return stub.model_copy(update={**facts, "parameters_with_head": facts["parameters"]})
 
@@ -120,8 +126,3 @@ def _width(base: str, loader: OwnLoader, module: nn.Module, pixels: torch.Tensor
     if not torch.equal(embedding, again):
         raise ConfigError(f"{base} answers the same picture otherwise each time: choose a model that does not draw")
     return int(embedding.shape[1])
-
-
-def _is_convolutional(module: nn.Module) -> bool:
-    layers = list(module.modules())
-    return sum(isinstance(each, nn.Conv2d) for each in layers) > sum(isinstance(each, nn.Linear) for each in layers)

@@ -84,7 +84,7 @@ def _versions() -> dict[str, str | None]:
 def _devices() -> list[dict[str, Any]]:
     import torch  # noqa: PLC0415 - the base install has none
 
-    from peftbench.extraction.device import has_bf16  # noqa: PLC0415 - imports torch
+    from peftbench.backbones.device import has_bf16  # noqa: PLC0415 - imports torch
 
     devices = [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
     return [

@@ -74,13 +74,33 @@ def open_pictures(place: Workspace, cohort: str) -> ImageStore:
     Raises:
         NotPreparedError: the card is missing or damaged.
     """
+    name = str(_from_card(place, cohort, "image_store"))
+    return ImageStore.open(place.images(cohort, name))
+
+
+def prepared_policy(place: Workspace, cohort: str) -> tuple[PixelPolicy, str]:
+    """The pixel policy that the cohort was prepared with, and its recipe as it was then.
+
+    Raises:
+        NotPreparedError: the card is missing or damaged.
+    """
+    said, recipe = _from_card(place, cohort, "pixels"), str(_from_card(place, cohort, "policy"))
     try:
-        name = str(json.loads(place.card(cohort).read_text())["image_store"])
+        return PixelPolicy.model_validate(said), recipe
+    except ValueError as error:
+        raise NotPreparedError(
+            f"the card {place.card(cohort)} names a pixel policy that this version does not know ({recipe}): run "
+            f"`peftbench prepare {cohort} --raw DIR` again"
+        ) from error
+
+
+def _from_card(place: Workspace, cohort: str, word: str) -> Any:
+    try:
+        return json.loads(place.card(cohort).read_text())[word]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NotPreparedError(
             f"the card {place.card(cohort)} cannot be read ({error}): run `peftbench prepare {cohort} --raw DIR` again"
         ) from error
-    return ImageStore.open(place.images(cohort, name))
 
 
 def shared_between_patients(manifest: Manifest) -> int:

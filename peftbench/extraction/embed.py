@@ -6,21 +6,22 @@ next batch is being computed.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from peftbench.backbones.device import exact_fp32
 from peftbench.errors import DeviceError
-from peftbench.extraction.device import exact_fp32
 from peftbench.extraction.engine import Engine, Launched, Outputs
+from peftbench.imaging.ahead import in_order
 from peftbench.protocol.progress import Progress
 from stores.features import FeatureStore
-from stores.images import ImageStore
+from stores.images import Pixels
 
 BATCHES_AHEAD = 3
 """Shaped batches that wait for a GPU: enough to bridge the reading of a shard."""
@@ -32,8 +33,14 @@ SHAPING_THREADS = 8
 """That prepare pictures for a GPU."""
 
 
-Item = TypeVar("Item")
-Made = TypeVar("Made")
+class Pictures(Protocol):
+    """Canonical pictures by their digests: an image store, or what is held in memory."""
+
+    def gather(self, images: Sequence[str]) -> list[Pixels]:
+        """Pictures of images, in the order given."""
+
+    def rows_of(self, images: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Where each of them stands: they are read in this order."""
 
 
 class Rows(NamedTuple):
@@ -76,13 +83,13 @@ def embed_missing(produced: Iterable[Rows], features: FeatureStore, progress: Pr
 
 
 def produce(
-    engine: Engine, pictures: ImageStore, images: Sequence[str], threads: int | None = None
+    engine: Engine, pictures: Pictures, images: Sequence[str], threads: int | None = None
 ) -> Generator[Rows, None, None]:
-    """Embed images in the order in which the image store holds them.
+    """Embed images in the order in which they lie.
 
     Args:
         engine: computes.
-        pictures: holds the images.
+        pictures: an image store, or pictures in memory.
         images: digests.
         threads: cores to use on the processor; by default as many as torch would.
     """
@@ -92,7 +99,7 @@ def produce(
     return _on_gpu(engine, pictures, batches)
 
 
-def shaped(engine: Engine, pictures: ImageStore, images: Sequence[str]) -> torch.Tensor:
+def shaped(engine: Engine, pictures: Pictures, images: Sequence[str]) -> torch.Tensor:
     """Pictures as (batch_size, crop, crop) uint8; where there are fewer, the rest is black."""
     transform = engine.card.transform
     pixels = transform.shape(pictures.gather(images))
@@ -102,13 +109,13 @@ def shaped(engine: Engine, pictures: ImageStore, images: Sequence[str]) -> torch
     return pixels
 
 
-def _in_stored_order(pictures: ImageStore, images: Sequence[str], size: int) -> list[list[str]]:
+def _in_stored_order(pictures: Pictures, images: Sequence[str], size: int) -> list[list[str]]:
     order = np.argsort(pictures.rows_of(images), kind="stable")
     return [[images[row] for row in order[start : start + size]] for start in range(0, len(order), size)]
 
 
 def _on_cores(
-    engine: Engine, pictures: ImageStore, batches: Sequence[list[str]], threads: int
+    engine: Engine, pictures: Pictures, batches: Sequence[list[str]], threads: int
 ) -> Generator[Rows, None, None]:
     def work(names: list[str]) -> Rows:
         outputs = engine.embed(shaped(engine, pictures, names))
@@ -151,24 +158,7 @@ def _compile(engine: Engine) -> None:
         torch.set_num_threads(before)
 
 
-def in_order(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Made], items: Iterable[Item], ahead: int
-) -> Iterator[Made]:
-    """What comes of the items, in their order; only so many are under way at a time, and none after an error."""
-    running: deque[Future[Made]] = deque()
-    try:
-        for item in items:
-            running.append(pool.submit(work, item))
-            if len(running) >= ahead:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    finally:
-        for future in running:
-            future.cancel()
-
-
-def _on_gpu(engine: Engine, pictures: ImageStore, batches: Sequence[list[str]]) -> Generator[Rows, None, None]:
+def _on_gpu(engine: Engine, pictures: Pictures, batches: Sequence[list[str]]) -> Generator[Rows, None, None]:
     """An answer is fetched when the next batch has been launched: the device has always something to do."""
 
     def work(names: list[str]) -> tuple[list[str], torch.Tensor]:

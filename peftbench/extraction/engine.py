@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from peftbench.backbones.card import BackboneCard
+from peftbench.backbones.device import Precision, autocast
 from peftbench.backbones.folding import folded
 from peftbench.backbones.loading import Encoder
-from peftbench.extraction.device import Precision, autocast
 
 Outputs = dict[str, npt.NDArray[np.float32]]
 """Name of an output to its rows."""

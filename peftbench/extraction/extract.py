@@ -9,6 +9,13 @@ from pathlib import Path
 
 import torch
 
+from peftbench.backbones.device import (
+    Precision,
+    check_precision,
+    device_kind,
+    pick_devices,
+    pick_precision,
+)
 from peftbench.backbones.golden import remember
 from peftbench.backbones.loading import Encoder, library_versions, load_encoder
 from peftbench.backbones.registry import BackboneSpec, parse_backbone
@@ -16,18 +23,9 @@ from peftbench.cohorts.card import open_pictures
 from peftbench.cohorts.registry import get_cohort
 from peftbench.errors import ConfigError, DeviceError
 from peftbench.extraction.batches import CPU_BATCH, GPU_BATCH, fitting_batch_size, stored_batch_size
-from peftbench.extraction.device import (
-    FAITHFUL_COSINE,
-    GOLDEN_COSINE,
-    Precision,
-    check_precision,
-    device_kind,
-    pick_devices,
-    pick_precision,
-)
 from peftbench.extraction.embed import Rows, embed_missing, produce
 from peftbench.extraction.engine import Engine, graph_of
-from peftbench.extraction.fidelity import precision_cosine
+from peftbench.extraction.fidelity import keeps_in_bf16
 from peftbench.extraction.several import Job, parts_of, produce_apart
 from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.progress import Progress, Silent, patience
@@ -209,7 +207,7 @@ def _extract_one(
 
 def _settled(encoder: Encoder, place: Workspace, asked: Asked, told: Progress) -> FeatureRecipe:
     """The recipe, once precision and batch size are found."""
-    precision = pick_precision(asked.precision, asked.device, partial(_keeps_in_bf16, encoder, asked.device))
+    precision = pick_precision(asked.precision, asked.device, partial(keeps_in_bf16, encoder, asked.device))
 
     def recipe_with(size: int) -> FeatureRecipe:
         return recipe_of(encoder, asked.device, precision, size, asked.dtype, compiled=asked.compiled)
@@ -232,14 +230,6 @@ def _settled(encoder: Encoder, place: Workspace, asked: Asked, told: Progress) -
         # The processes load it for themselves: here it would only take their memory.
         encoder.module.to("cpu")
     return recipe_with(size)
-
-
-def _keeps_in_bf16(encoder: Encoder, device: torch.device) -> bool:
-    """Whether a backbone's features keep their direction: as its card says, else as the golden pictures show."""
-    measured = encoder.card.bf16_cosine if encoder.spec.is_published else None
-    if measured is not None:
-        return measured >= FAITHFUL_COSINE
-    return precision_cosine(encoder, device, "bf16") >= GOLDEN_COSINE
 
 
 def _produced(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from peftbench.backbones.device import FAITHFUL_COSINE, check_precision, pick_device, pick_precision
 from peftbench.backbones.loading import load_encoder
 from peftbench.backbones.registry import BackboneSpec, parse_backbone
 from peftbench.cohorts.card import open_pictures
@@ -18,7 +19,6 @@ from peftbench.cohorts.registry import get_cohort
 from peftbench.cohorts.sources import files_of
 from peftbench.errors import ConfigError
 from peftbench.extraction.batches import CPU_BATCH
-from peftbench.extraction.device import FAITHFUL_COSINE, check_precision, pick_device, pick_precision
 from peftbench.extraction.embed import produce
 from peftbench.extraction.engine import Engine
 from peftbench.extraction.fidelity import cosines

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from peftbench.backbones.device import FAITHFUL_COSINE, GOLDEN_COSINE, Precision, exact_fp32
 from peftbench.backbones.golden import golden_pictures
 from peftbench.backbones.loading import Encoder
-from peftbench.extraction.device import Precision, exact_fp32
 from peftbench.extraction.engine import Engine
 
 
@@ -28,3 +28,11 @@ def precision_cosine(encoder: Encoder, device: torch.device, precision: Precisio
     with exact_fp32():
         exact, faster = (Engine(encoder, device, each, len(pictures)).embed(pictures)["embedding"] for each in ways)
     return float(cosines(exact, faster).min())
+
+
+def keeps_in_bf16(encoder: Encoder, device: torch.device) -> bool:
+    """Whether a backbone's features keep their direction: as its card says, else as the golden pictures show."""
+    measured = encoder.card.bf16_cosine if encoder.spec.is_published else None
+    if measured is not None:
+        return measured >= FAITHFUL_COSINE
+    return precision_cosine(encoder, device, "bf16") >= GOLDEN_COSINE

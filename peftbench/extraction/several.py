@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from peftbench.backbones.device import Precision
 from peftbench.backbones.loading import load_encoder
 from peftbench.backbones.registry import BackboneSpec
 from peftbench.errors import DeviceError
-from peftbench.extraction.device import Precision
-from peftbench.extraction.embed import Rows, in_order, produce
+from peftbench.extraction.embed import Rows, produce
 from peftbench.extraction.engine import Engine
+from peftbench.imaging.ahead import in_order
 from stores.images import SHARD_ROWS, ImageStore
 
 PATIENCE = 0.2

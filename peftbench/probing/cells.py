@@ -16,10 +16,11 @@ from peftbench.probing.families.logistic import FEW_COSTS
 from peftbench.probing.given import Given, View
 from peftbench.probing.gram import GramSource, fit_costs, pick, support_sets
 from peftbench.probing.permuting import Labellings, null_scores
-from peftbench.probing.registry import LOGISTIC, family_of
+from peftbench.probing.registry import family_of
 from peftbench.probing.selecting import EQUAL, Choice, Criterion, choose, choose_left_out, losses_of
 from peftbench.protocol.calibration import apply_temperature, fit_temperature
 from peftbench.protocol.metrics import THRESHOLD
+from peftbench.protocol.names import LOGISTIC
 
 PROBE_SCHEMA = 2
 """Raised whenever the same features and split would give other predictions."""

@@ -4,109 +4,39 @@ For prognosis this is what tells a disease from a hospital's habits: what was le
 not help in the second. Images that both cohorts hold, and their patients, are left out of the test.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from peftbench.errors import ConfigError, NotPreparedError
-from peftbench.probing.cells import Answer, Task
+from peftbench.probing.cells import Task
 from peftbench.probing.controls import metadata_controls
 from peftbench.probing.inputs import ProbeInput, complete_stores, stored_features, stored_name, with_untrained
-from peftbench.probing.runs import NOT_REFITTED, Run, prediction_rows, stopwatch, task_facts
+from peftbench.probing.runs import Run, stopwatch
 from peftbench.probing.wanted import Wanted
 from peftbench.probing.work import Done, Errand
+from peftbench.protocol.elsewhere import Elsewhere, FoldModels
+from peftbench.protocol.judging import (
+    JUDGING,
+    Judged,
+    Spoken,
+    headline_of,
+    judge_elsewhere,
+    null_of_test_labels,
+    task_facts,
+    together,
+)
 from peftbench.protocol.manifest import Manifest
-from peftbench.protocol.names import HEADLINE, RANDOM_MARK
+from peftbench.protocol.names import RANDOM_MARK
 from peftbench.protocol.progress import Progress, Silent
 from peftbench.protocol.records import Record, RunConfig
-from peftbench.protocol.scoring import (
-    null_of,
-    permuted_test_labels,
-    reliability_curve,
-    score_folds,
-    summarise,
-    within_strata,
-)
 from peftbench.protocol.tasks import TaskRows
 from peftbench.protocol.workspace import Workspace
-
-FoldModels = Literal["averaged", "refitted"]
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """Another cohort's task, as far as it can be tested on.
-
-    Attributes:
-        rows: of the other task, without patients that the first cohort holds as well.
-        removed_images: how many of its images were left out.
-        removed_patients: of how many patients.
-    """
-
-    rows: TaskRows
-    removed_images: int
-    removed_patients: int
-
-    @classmethod
-    def of(cls, fitted: TaskRows, other: TaskRows, place: Workspace) -> "Elsewhere":
-        """Leave out what both cohorts hold, by the digests of their pictures.
-
-        A patient of the other cohort goes as a whole if any image of the patient's, used by the task or not, is one of
-        the first cohort's.
-
-        Args:
-            fitted: rows of the task that is fitted on.
-            other: rows of the task that is tested on.
-            place: the workspace of both.
-
-        Raises:
-            ConfigError: the tasks ask for different outcomes or of the same cohort, or nothing is left.
-        """
-        ours, theirs = fitted.task, other.task
-        if ours.outcome != theirs.outcome:
-            raise ConfigError(
-                f"--external {theirs.name}: its event is {theirs.outcome!r}, that of {ours.name} is {ours.outcome!r}: "
-                "name a task with the same event (`peftbench list tasks`)"
-            )
-        if ours.cohort == theirs.cohort:
-            raise ConfigError(
-                f"--external {theirs.name}: it is of the cohort {ours.cohort!r}, as is {ours.name}: name a task of "
-                "another cohort"
-            )
-        known = set(_manifest(ours.cohort, place)["image_digest"])
-        frame = _manifest(theirs.cohort, place)
-        shared = set(frame.loc[frame["image_digest"].isin(known), "patient_id"])
-        gone = other.frame["patient_id"].isin(shared).to_numpy(dtype=bool)
-        kept = other._replace(frame=other.frame.loc[~gone].reset_index(drop=True))
-        if not 0 < kept.events < kept.images:
-            raise ConfigError(
-                f"--external {theirs.name}: without the {len(shared)} patients whose images {ours.cohort!r} holds "
-                f"as well "
-                f"{kept.images} images are left, {kept.events} with the event: both outcomes are needed"
-            )
-        return cls(kept, int(gone.sum()), int(other.frame.loc[gone, "patient_id"].nunique()))
-
-    def remarks(self, fitted: str) -> list[str]:
-        """What a reader must know: how much was left out of the test, if anything.
-
-        Args:
-            fitted: the cohort that is fitted on.
-        """
-        if not self.removed_images:
-            return []
-        return [
-            f"{self.removed_images} images of {self.removed_patients} patients of {self.rows.task.name} are left out: "
-            f"{fitted} holds some of their images as well"
-        ]
-
-
-def _manifest(cohort: str, place: Workspace) -> pd.DataFrame:
-    return Manifest.read(cohort, place.manifest(cohort)).frame
 
 
 @dataclass(frozen=True)
@@ -166,58 +96,24 @@ class ExternalRun(Run):
         """Score the answers and write the record."""
         watch, there = stopwatch(done), self.there.rows
         answers = [each.answer for each in done]
-        with watch.phase("score and write"):
-            predictions = self._tested(answers)
-            scores = score_folds(predictions, self._chosen(answers))
-            headline = predictions[predictions["fold"] == HEADLINE]
-            summary = summarise([score for score in scores if score.fold == HEADLINE])
-        return self._write(
-            place,
-            watch,
-            predictions,
-            scores,
-            task=task_facts(there),
-            summary=summary,
-            null=self._external_null(headline, summary),
-            strata=within_strata(headline, there.frame, there.task.unit),
-            reliability=reliability_curve(headline, there.task.unit),
-        )
+        with watch.phase(JUDGING):
+            models = [Spoken(each.held_out_at[0], each.held_out[0], each.test[0]) for each in answers]
+            predictions = together(self.rows.frame, there.frame, models)
+            judged = judge_elsewhere(predictions, [each.chosen[0] for each in answers], there)
+            null = self._external_null(predictions, judged)
+        said = {"task": task_facts(there), "null": null, **judged.told()}
+        return self._write(place, watch, predictions, judged.scores, **said)
 
-    def _tested(self, answers: Sequence[Answer]) -> pd.DataFrame:
-        """Predictions of each model, and of all together as the fold `HEADLINE`; thresholds are tuned at home."""
-        theirs = self.there.rows.frame
-        parts = []
-        for fold, answer in enumerate(answers):
-            at_home = self.rows.frame.iloc[answer.held_out_at[0]]
-            home = prediction_rows(at_home, fold, "validation", answer.held_out[0])
-            parts += [home, prediction_rows(theirs, fold, "test", answer.test[0]), home.assign(fold=HEADLINE)]
-        together = np.mean([answer.test[0] for answer in answers], axis=0)
-        parts.append(prediction_rows(theirs, HEADLINE, "test", together))
-        return pd.concat(parts, ignore_index=True)
-
-    def _chosen(self, answers: Sequence[Answer]) -> dict[tuple[int, int], Mapping[str, Any]]:
-        own = {(fold, 0): answer.chosen[0] for fold, answer in enumerate(answers)}
-        return {**own, (HEADLINE, 0): {"models": len(answers)}}
-
-    def _external_null(self, headline: pd.DataFrame, summary: Mapping[str, Any]) -> dict[str, Any]:
+    def _external_null(self, predictions: pd.DataFrame, judged: Judged) -> dict[str, Any]:
         unit, wanted = self.there.rows.task.unit, self.wanted
-        observed = summary[unit]["mcc"]["mean"]
-        if not wanted.permutations or observed is None:
-            return {}
-        values = permuted_test_labels(headline, unit, wanted.permutations, wanted.seed)
-        return null_of(float(observed), values, NOT_REFITTED, unit)
+        headline = headline_of(predictions)
+        return null_of_test_labels(headline, unit, wanted.permutations, wanted.seed, judged.mcc(unit))
 
     def _remarks(self) -> Sequence[str]:
         return self.there.remarks(self.rows.task.cohort)
 
-    def _provenance(self) -> dict[str, Any]:
-        external = {
-            "how": self.fold_models,
-            "removed_images": self.there.removed_images,
-            "removed_patients": self.there.removed_patients,
-            "fitted_on": task_facts(self.rows),
-        }
-        return {**super()._provenance(), "external": external}
+    def _origin(self) -> dict[str, Any]:
+        return {**super()._origin(), "external": self.there.facts(self.rows, self.fold_models)}
 
 
 def _numbers(patients: "pd.Series[str]") -> npt.NDArray[np.int64]:
@@ -280,7 +176,10 @@ def inputs_elsewhere(
         inputs.append(stored_features(both, name, place, told, key, asked.reading))
     if control:
         counts = pd.concat(
-            [_manifest(each.task.cohort, place)["patient_id"].value_counts() for each in (rows, there.rows)]
+            [
+                Manifest.read(each.task.cohort, place.manifest(each.task.cohort)).frame["patient_id"].value_counts()
+                for each in (rows, there.rows)
+            ]
         )
         inputs += metadata_controls(both, counts, "LOCO")
     return inputs

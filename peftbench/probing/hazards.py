@@ -10,11 +10,12 @@ import pandas as pd
 
 from peftbench.errors import ConfigError
 from peftbench.probing.cells import Answer, Task
-from peftbench.probing.runs import Run, prediction_rows, stopwatch, task_facts
+from peftbench.probing.runs import Run, stopwatch
 from peftbench.probing.survival import COX_SCHEMA, SurvivalRows
 from peftbench.probing.wanted import Wanted
 from peftbench.probing.work import Done
 from peftbench.protocol import provenance
+from peftbench.protocol.judging import JUDGING, prediction_rows, task_facts
 from peftbench.protocol.names import COX
 from peftbench.protocol.records import FoldScore, Record, RunConfig
 from peftbench.protocol.scoring import UNITS, summarise
@@ -54,7 +55,7 @@ class CoxRun(Run):
     def record(self, done: Sequence[Done], place: Workspace) -> Record:
         """Judge the answers by concordance and write the record."""
         watch = stopwatch(done)
-        with watch.phase("score and write"):
+        with watch.phase(JUDGING):
             parts = [self._hazards(fold, each.answer) for fold, each in enumerate(done)]
             scores = [self._judged(fold, each.answer, unit) for fold, each in enumerate(done) for unit in UNITS]
         predictions = pd.concat(parts, ignore_index=True)
@@ -64,9 +65,10 @@ class CoxRun(Run):
         left_out = [f"{each.images} images left out: {each.reason}" for each in self.usable.exclusions]
         return [*left_out, *self.notes]
 
-    def _provenance(self) -> dict[str, Any]:
-        times = {"used": len(self.usable.time), "of": self.rows.images, "origin": self._origin}
-        return {**super()._provenance(), "times": times}
+    def _origin(self) -> dict[str, Any]:
+        begin = self.rows.task.time.origin if self.rows.task.time is not None else ""
+        times = {"used": len(self.usable.time), "of": self.rows.images, "origin": begin}
+        return {**super()._origin(), "times": times}
 
     def announce(self) -> list[str]:
         """What a user must know before believing a concordance."""
@@ -75,10 +77,6 @@ class CoxRun(Run):
             return []
         why = "; ".join(f"{each.reason}: {each.images}" for each in used.exclusions)
         return [f"{self.rows.task.name}: cox uses {len(used.time)} of {used.images} images ({why})"]
-
-    @property
-    def _origin(self) -> str:
-        return self.rows.task.time.origin if self.rows.task.time is not None else ""
 
     def _hazards(self, fold: int, answer: Answer) -> pd.DataFrame:
         test = self.usable.positions[self.usable.among(self.split.positions(fold, "test"))]

@@ -1,7 +1,7 @@
 """What a probe reads: stored features of a task's images, in one or several readings of the same forward pass."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from peftbench.backbones.registry import parse_backbone
 from peftbench.errors import ConfigError, NotPreparedError
+from peftbench.probing.families.family import Features
 from peftbench.probing.given import Given
 from peftbench.protocol.names import RANDOM_MARK, WITH_CLINICAL
 from peftbench.protocol.progress import Progress
@@ -117,11 +118,8 @@ def stored_features(
     return ProbeInput(backbone, Given(readings), store.recipe.key, {"recipe": store.recipe.to_json()})
 
 
-def read(store: FeatureStore, images: Sequence[str], reading: Reading) -> Mapping[str, npt.NDArray[np.floating]]:
-    """Name to (images, d) matrix of each reading that is to be tried, the plainest first.
-
-    With blocks as in DINOv2's linear evaluation (Oquab et al. 2023): the class token of the last block or of the last
-    four, alone or beside the mean patch token. Of a CNN: the embedding, alone or beside the means of its last stages.
+def read(store: FeatureStore, images: Sequence[str], reading: Reading) -> Mapping[str, Features]:
+    """Name to (images, d) matrix of each reading that is to be tried, as `readings_of` tells them.
 
     Args:
         store: of features.
@@ -138,21 +136,39 @@ def read(store: FeatureStore, images: Sequence[str], reading: Reading) -> Mappin
             f"hold {', '.join(outputs)} only: take --reading embedding"
         )
 
-    def load(output: str) -> npt.NDArray[np.floating]:
+    def load(output: str) -> Features:
         matrix = store.load(images, output=output).matrix
-        flat = matrix.reshape(len(matrix), -1)
-        _refuse_gaps(store, flat)
-        return flat
+        _refuse_gaps(store, matrix.reshape(len(matrix), -1))
+        return matrix
 
-    embedding = load("embedding")
+    return readings_of(outputs, load, reading)
+
+
+def readings_of(outputs: Container[str], load: Callable[[str], Features], reading: Reading) -> Mapping[str, Features]:
+    """Name to (images, d) matrix of each reading that is to be tried, the plainest first.
+
+    With blocks as in DINOv2's linear evaluation (Oquab et al. 2023): the class token of the last block or of the last
+    four, alone or beside the mean patch token. Of a CNN: the embedding, alone or beside the means of its last stages.
+
+    Args:
+        outputs: names of what a forward pass gave.
+        load: name of an output to its (images, ...) rows; asked for those that the reading needs.
+        reading: which outputs.
+    """
+
+    def flat(output: str) -> Features:
+        matrix = load(output)
+        return matrix.reshape(len(matrix), -1)
+
+    embedding = flat("embedding")
     if reading == "embedding":
         return {"embedding": embedding}
     if "block_cls" not in outputs:
-        return {"embedding": embedding, "embedding + stages": np.hstack([embedding, load("stages")])}
-    last, four = {"last block": embedding}, {"last four blocks": load("block_cls")}
+        return {"embedding": embedding, "embedding + stages": np.hstack([embedding, flat("stages")])}
+    last, four = {"last block": embedding}, {"last four blocks": flat("block_cls")}
     if "patch_mean" not in outputs:
         return {**last, **four}
-    patches = load("patch_mean")
+    patches = flat("patch_mean")
     with_patches = {f"{name} + mean patch": np.hstack([each, patches]) for name, each in {**last, **four}.items()}
     return {**last, **four, **with_patches}
 

@@ -13,20 +13,21 @@ from peftbench.errors import ConfigError, NotPreparedError
 from peftbench.probing.answering import answer_rows
 from peftbench.probing.clinical import clinical_table
 from peftbench.probing.controls import clinical_control, metadata_controls
-from peftbench.probing.external import Elsewhere, ExternalRun, FoldModels, check_external, inputs_elsewhere
+from peftbench.probing.external import ExternalRun, check_external, inputs_elsewhere
 from peftbench.probing.hazards import CoxRun, refuse_cox
 from peftbench.probing.inputs import ProbeInput, complete_stores, stored_features, with_untrained
 from peftbench.probing.registry import family_of
 from peftbench.probing.runs import Run
-from peftbench.probing.supports import support_sets_of
 from peftbench.probing.wanted import ProbeOptions, Wanted, several, wanted
 from peftbench.probing.work import run
+from peftbench.protocol.elsewhere import Elsewhere, FoldModels
 from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.names import COX
 from peftbench.protocol.progress import Progress, Silent
 from peftbench.protocol.records import Record, finished
 from peftbench.protocol.results import ProbeResult
 from peftbench.protocol.splits import Split, find_split
+from peftbench.protocol.splits.supports import support_sets_of
 from peftbench.protocol.tasks import TaskRows
 from peftbench.protocol.workspace import Workspace
 from stores.errors import StoreError
@@ -178,7 +179,7 @@ def _runs(rows: TaskRows, split: Split, inputs: Sequence[ProbeInput], asked: Wan
             for note in CoxRun(rows, split, inputs[0], COX, asked).announce():
                 told.note(note)
         return
-    supports, notes = support_sets_of(rows, split, asked)
+    supports, notes = support_sets_of(rows, split, asked.regime, asked.sizes, asked.draws)
     for note in notes:
         told.note(f"{rows.task.name}: {note}")
     for given in inputs:

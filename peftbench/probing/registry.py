@@ -10,11 +10,10 @@ from peftbench.protocol.names import (
     CLINICAL_CONTROL,
     COX,
     IMAGES_CONTROL,
+    LOGISTIC,
     METADATA_CONTROL,
     VIEW_CONTROL,
 )
-
-LOGISTIC = "logistic"
 
 PROBES: dict[str, str] = {
     LOGISTIC: "L2-regularised logistic regression, balanced classes, C chosen on validation: the LP",

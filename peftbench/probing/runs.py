@@ -14,28 +14,28 @@ from peftbench.probing.families.family import Options, Scaling
 from peftbench.probing.families.logistic import COSTS, FEW_COSTS
 from peftbench.probing.inputs import ProbeInput
 from peftbench.probing.permuting import Labellings, permuted_labels
-from peftbench.probing.registry import LOGISTIC, PROBES, family_of
+from peftbench.probing.registry import PROBES, family_of
 from peftbench.probing.wanted import Wanted
 from peftbench.probing.work import KEPT, Done, Errand, forget
 from peftbench.protocol import provenance
-from peftbench.protocol.metrics import METRICS_SCHEMA
-from peftbench.protocol.records import FoldScore, Record, RunConfig, write_predictions
-from peftbench.protocol.scoring import (
-    distribution,
-    null_of,
-    permuted_test_labels,
-    reliability_curve,
-    score_folds,
-    summarise,
-    within_strata,
+from peftbench.protocol.judging import (
+    JUDGING,
+    judge,
+    null_of_test_labels,
+    prediction_rows,
+    split_facts,
+    task_facts,
+    write_complete,
 )
+from peftbench.protocol.metrics import METRICS_SCHEMA
+from peftbench.protocol.names import LOGISTIC
+from peftbench.protocol.records import FoldScore, Record, RunConfig
+from peftbench.protocol.scoring import null_of
 from peftbench.protocol.splits import Split
 from peftbench.protocol.tasks import TaskRows
 from peftbench.protocol.workspace import Workspace
 
 REFITTED = "labels permuted among the patients of each test part; fitted and chosen anew"
-
-NOT_REFITTED = "labels of the test parts permuted among their patients; nothing fitted anew"
 
 REFIT_ROWS = 4096
 """Images of a task up to which permuted labels are fitted anew."""
@@ -172,31 +172,19 @@ class Run:
 
     def record(self, done: Sequence[Done], place: Workspace) -> Record:
         """Score the answers and write the record; what was kept of single cells is deleted."""
-        watch, unit = stopwatch(done), self.rows.task.unit
+        watch = stopwatch(done)
         answers = [each.answer for each in done]
-        with watch.phase("score and write"):
+        with watch.phase(JUDGING):
             predictions = pd.concat(
                 [self._predicted(fold, each) for fold, each in enumerate(answers)], ignore_index=True
             )
             chosen = {
                 (fold, draw): picked for fold, each in enumerate(answers) for draw, picked in enumerate(each.chosen)
             }
-            scores = score_folds(predictions, chosen)
-            summary = summarise(scores)
-            observed = summary[unit]["mcc"]["mean"]
-            null = self._null(predictions, answers, np.nan if observed is None else float(observed))
-        return self._write(
-            place,
-            watch,
-            predictions,
-            scores,
-            task=task_facts(self.rows),
-            summary=summary,
-            distribution=distribution(scores),
-            null=null,
-            strata=within_strata(predictions, self.rows.frame, unit),
-            reliability=reliability_curve(predictions, unit),
-        )
+            judged = judge(predictions, chosen, self.rows)
+            null = self._null(predictions, answers, judged.mcc(self.rows.task.unit))
+        said = {"task": task_facts(self.rows), "null": null, **judged.told()}
+        return self._write(place, watch, predictions, judged.scores, **said)
 
     def _write(
         self,
@@ -206,7 +194,7 @@ class Run:
         scores: Sequence[FoldScore],
         **said: Any,
     ) -> Record:
-        """Write predictions and record.
+        """Write predictions and record; what was kept of single cells is deleted.
 
         Args:
             place: the workspace.
@@ -215,40 +203,24 @@ class Run:
             scores: of them.
             said: what else the record says, as its attributes are called.
         """
-        folder = self.config.folder(place)
-        with watch.phase("score and write"):
-            digest = write_predictions(folder, predictions)
-        record = Record(
-            identity=self.config.identity,
-            config=self.config,
-            scores=[score._asdict() for score in scores],
-            notes=[*self.split.notes, *self._remarks()],
-            provenance=self._provenance(),
-            cost=self._cost(watch),
-            predictions_digest=digest,
-            status="complete",
-            **said,
+        notes = [*self.split.notes, *self._remarks()]
+        record = write_complete(
+            self.config, place, predictions, scores, notes, self._origin(), self._cost(), watch, **said
         )
-        record.write(folder)
-        forget(folder)
+        forget(self.config.folder(place))
         return record
 
     def _remarks(self) -> Sequence[str]:
         """What a reader must know besides what the split says."""
         return self.notes
 
-    def _provenance(self) -> dict[str, Any]:
-        return {
-            **provenance.provenance(),
-            "features": self.given.origin,
-            "split": split_facts(self.rows, self.split),
-        }
+    def _origin(self) -> dict[str, Any]:
+        """Where the numbers come from, besides software and machine."""
+        return {"features": self.given.origin, "split": split_facts(self.rows, self.split)}
 
-    def _cost(self, watch: provenance.Stopwatch) -> dict[str, Any]:
+    def _cost(self) -> dict[str, Any]:
         return {
-            "seconds": watch.seconds,
             "device": "cpu",
-            "peak_memory_mb": provenance.peak_memory_mb(),
             "trainable_parameters": self.given.features + 1 if self.probe in {LOGISTIC, "ridge"} else None,
         }
 
@@ -265,43 +237,11 @@ class Run:
 
     def _null(self, predictions: pd.DataFrame, answers: Sequence[Answer], observed: float) -> dict[str, Any]:
         unit, wanted = self.rows.task.unit, self.wanted
-        if not wanted.permutations:
-            return {}
         if not self._refits:
-            values = permuted_test_labels(predictions, unit, wanted.permutations, wanted.seed)
-            return null_of(observed, values, NOT_REFITTED, unit)
+            return null_of_test_labels(predictions, unit, wanted.permutations, wanted.seed, observed)
         table = np.stack([each.null for each in answers])
         usable = (~np.isnan(table)).any(axis=0)
         return null_of(observed, np.nanmean(table[:, usable], axis=0), REFITTED, unit)
-
-
-def prediction_rows(
-    rows: pd.DataFrame,
-    fold: int,
-    role: str | npt.NDArray[np.object_],
-    score: npt.NDArray[np.float64],
-    draw: int | npt.NDArray[np.int64] = 0,
-) -> pd.DataFrame:
-    """A part of a predictions table.
-
-    Args:
-        rows: of the task, one a score.
-        fold: of all.
-        role: of all, or of each.
-        score: (n,).
-        draw: of all, or of each.
-    """
-    return pd.DataFrame(
-        {
-            "fold": fold,
-            "draw": draw,
-            "role": role,
-            "sample_id": rows["sample_id"].to_numpy(),
-            "patient_id": rows["patient_id"].to_numpy(),
-            "event": rows["event"].to_numpy(dtype=np.int64),
-            "score": score,
-        }
-    )
 
 
 def stopwatch(done: Sequence[Done]) -> provenance.Stopwatch:
@@ -309,23 +249,3 @@ def stopwatch(done: Sequence[Done]) -> provenance.Stopwatch:
     watch = provenance.Stopwatch()
     watch.seconds["fit and predict"] = sum(each.seconds for each in done)
     return watch
-
-
-def task_facts(rows: TaskRows) -> dict[str, Any]:
-    """What a record says of its task."""
-    return {
-        "question": rows.task.question,
-        "cohort": rows.task.cohort,
-        "unit": rows.task.unit,
-        "caveat": rows.task.caveat,
-        "images": rows.images,
-        "patients": rows.patients,
-        "events": rows.events,
-        "event_patients": rows.event_patients,
-        "prevalence": rows.prevalence,
-    }
-
-
-def split_facts(rows: TaskRows, split: Split) -> dict[str, Any]:
-    """What a record says of its split: names of the folds, and units (patients) of each role fold by fold."""
-    return {"names": list(split.names), "units": dict(split.unit_counts(rows))}

@@ -2,27 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict, Unpack, get_args
+from typing import TypedDict, Unpack, get_args
 
 from peftbench.cohorts.crew import workers_or_default
 from peftbench.errors import ConfigError, unknown_name
 from peftbench.probing.cells import ChosenOn
 from peftbench.probing.families.family import ClassWeight
 from peftbench.probing.inputs import READINGS, Reading
-from peftbench.probing.registry import LOGISTIC, expand
+from peftbench.probing.registry import expand
 from peftbench.probing.selecting import CRITERIA, Criterion
-
-Regime = Literal["full", "reduced", "few-shot", "center-few-shot"]
-
-REGIMES: tuple[Regime, ...] = get_args(Regime)
-
-SIZES: dict[Regime, tuple[int, ...]] = {
-    "full": (),
-    "reduced": (256,),
-    "few-shot": (2, 4, 8, 16, 32),
-    "center-few-shot": (2, 4, 8, 16),
-}
-"""Shots a class (and centre), or images in all: those of the paper."""
+from peftbench.protocol.names import LOGISTIC
+from peftbench.protocol.splits.supports import REGIMES, Regime, regime_name
 
 DRAWS = 100
 """Support sets a fold and size, where none are asked for."""
@@ -68,7 +58,7 @@ class Wanted:
     @property
     def regime_name(self) -> str:
         """The regime as the protocol calls it."""
-        return self.regime.replace("center-few-shot", "center few-shot")
+        return regime_name(self.regime)
 
 
 class ProbeOptions(TypedDict, total=False):

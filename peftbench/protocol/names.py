@@ -25,3 +25,9 @@ COX = "cox"
 
 HEADLINE = -1
 """The fold of an external validation that stands for the models of all folds together."""
+
+TRAINED = "trained head"
+"""Stands in the place of a probe's name in the records of `finetune`: a linear head, trained on streamed images."""
+
+LOGISTIC = "logistic"
+"""The probe that linear probing (LP) is, on stored features."""

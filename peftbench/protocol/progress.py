@@ -14,6 +14,9 @@ class Progress(Protocol):
     def advance(self, count: int = 1) -> None:
         """So many more items of the job are done."""
 
+    def status(self, message: str) -> None:
+        """Where the job stands now; takes the place of what was said before."""
+
     def note(self, message: str) -> None:
         """Something that the user should read."""
 
@@ -25,6 +28,9 @@ class Silent:
         """Say nothing."""
 
     def advance(self, count: int = 1) -> None:
+        """Say nothing."""
+
+    def status(self, message: str) -> None:
         """Say nothing."""
 
     def note(self, message: str) -> None:

@@ -152,13 +152,13 @@ class FidelityResult(Result):
         return pd.DataFrame([row.model_dump() for row in self.results])
 
 
-class ProbeRow(Result):
-    """The score of one backbone under one probe, over folds and draws.
+class ScoreRow(Result):
+    """The score of one backbone under one probe or strategy, over folds and draws.
 
     Attributes:
         task: the question.
         backbone: as named; `control:...` for a probe that sees no image, `... + clinical` with clinical variables.
-        probe: e.g. `logistic`.
+        probe: e.g. `logistic`; of a fine-tuning `trained head`.
         regime: how much of the training part was used.
         scheme: how patients were divided.
         folds: number of folds.
@@ -209,6 +209,34 @@ class ProbeRow(Result):
     record: str
 
 
+class ProbeRow(ScoreRow):
+    """The score of one backbone under one probe, over folds and draws."""
+
+
+class FinetuneRow(ScoreRow):
+    """The score of one backbone under one strategy, over folds and draws, and what it cost.
+
+    Attributes:
+        strategy: which parameters learnt.
+        rank: of those that have one, else null.
+        trainable_parameters: how many learnt, with the head.
+        trainable_percent: of all parameters of backbone and head.
+        epochs: over all folds and draws.
+        seconds: over all phases, folds and draws.
+        images_per_second: in training.
+        peak_memory_mb: of the process, in 10^6 bytes.
+    """
+
+    strategy: str
+    rank: int | None
+    trainable_parameters: int
+    trainable_percent: float
+    epochs: int
+    seconds: float
+    images_per_second: float
+    peak_memory_mb: float
+
+
 class ExtractResult(Result):
     """What `extract` did, one row a backbone."""
 
@@ -224,6 +252,88 @@ class ProbeResult(Result):
     """The scores of `probe`, one row a task and backbone, controls among them."""
 
     results: list[ProbeRow]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The rows as a frame."""
+        return pd.DataFrame([row.model_dump() for row in self.results])
+
+
+class FinetuneResult(Result):
+    """The scores of `finetune`, one row a task, backbone and strategy."""
+
+    results: list[FinetuneRow]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The rows as a frame."""
+        return pd.DataFrame([row.model_dump() for row in self.results])
+
+
+class PredictRow(Result):
+    """What a record's models say of one picture.
+
+    Attributes:
+        file: as the user named it; of a folder that was named, relative to it.
+        score: mean probability of the event over the models; NaN where the file cannot be read.
+        lowest, highest: over the models.
+        decision: the task's word for the score at the threshold 0.5, e.g. `yes`; empty where there is no score.
+        seen: whether the picture, by its pixels, is one of the cohort that the models were made on: its score is no
+            prediction then.
+        fault: why the file cannot be read; empty where it can.
+    """
+
+    file: str
+    score: float
+    lowest: float
+    highest: float
+    decision: str
+    seen: bool
+    fault: str
+
+
+class PredictResult(Result):
+    """What `predict` answers: one row a file.
+
+    Attributes:
+        record: path of the record.
+        task: of the record.
+        question: of the task.
+        event: what the scores are the probability of.
+        backbone: as named.
+        strategy: which parameters learnt.
+        probe: e.g. `logistic`; of a fine-tuning `trained head`.
+        regime: how much of the training part was used.
+        shots: images a class (and centre) of a few-shot regime, images in all of `reduced`, else null.
+        models: number of models whose mean counts: one a fold and draw.
+        mcc_mean, mcc_std: of the record on its own test parts, over folds.
+        caveat: what a reader must know before using a score.
+        notes: what differs here from where the record was made, and what else was noticed.
+        out: path of the table that was written; empty where none was asked for.
+        results: one row a file, in the order named.
+    """
+
+    record: str
+    task: str
+    question: str
+    event: str
+    backbone: str
+    strategy: str
+    probe: str
+    regime: str
+    shots: int | None
+    models: int
+    mcc_mean: float
+    mcc_std: float
+    caveat: str
+    notes: list[str]
+    out: str
+    results: list[PredictRow]
+
+    @property
+    def rejected(self) -> list[RejectedFile]:
+        """The files that cannot be read, and why."""
+        return [RejectedFile(file=row.file, reason=row.fault) for row in self.results if row.fault]
 
     @property
     def frame(self) -> pd.DataFrame:

@@ -16,13 +16,13 @@ from torchvision.transforms import InterpolationMode, v2
 
 from peftbench.backbones import loading
 from peftbench.backbones.card import Output
+from peftbench.backbones.device import FAITHFUL_COSINE, device_kind
 from peftbench.backbones.loading import load_encoder
 from peftbench.backbones.registry import CARDS, parse_backbone
 from peftbench.cohorts.prepare import prepare
 from peftbench.errors import ConfigError, DeviceError, NotPreparedError, UnknownNameError, WeightsError
 from peftbench.extraction import embed
 from peftbench.extraction import extract as module
-from peftbench.extraction.device import FAITHFUL_COSINE, device_kind
 from peftbench.extraction.extract import extract
 from peftbench.imaging.decode import PixelPolicy, canonical_pixels
 from peftbench.imaging.transform import InputTransform

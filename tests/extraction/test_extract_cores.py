@@ -15,13 +15,11 @@ import numpy.typing as npt
 import pytest
 import torch
 from extraction_kit import BATCH, InterruptedAfter, assert_equal_to_the_bit, by_image, images_of, run, stores_of
-from hypothesis import given
-from hypothesis import strategies as st
 
 from peftbench.backbones.loading import load_encoder
 from peftbench.backbones.registry import parse_backbone
 from peftbench.extraction import embed
-from peftbench.extraction.embed import Rows, in_order, produce
+from peftbench.extraction.embed import Rows, produce
 from peftbench.extraction.engine import Engine
 from peftbench.extraction.extract import open_pictures
 from peftbench.protocol.workspace import Workspace
@@ -137,80 +135,6 @@ class TestBits:
             found = list(pool.map(lambda each: engine.embed(each)["embedding"], pictures * 5))
         for one, other in zip(found, expected * 5, strict=True):
             np.testing.assert_array_equal(one, other)
-
-
-class TestInOrder:
-    @given(st.lists(st.integers(), max_size=30), st.integers(1, 6), st.integers(1, 4))
-    def test_what_comes_of_the_items_in_their_order(self, items: list[int], ahead: int, threads: int) -> None:
-        with ThreadPoolExecutor(threads) as pool:
-            assert list(in_order(pool, lambda item: item * 2, items, ahead)) == [item * 2 for item in items]
-
-    def test_a_slow_item_is_waited_for(self) -> None:
-        def work(item: int) -> int:
-            time.sleep(0.05 if item == 0 else 0)
-            return item
-
-        with ThreadPoolExecutor(3) as pool:
-            assert list(in_order(pool, work, range(10), 4)) == list(range(10))
-
-    @pytest.mark.parametrize("ahead", [1, 3])
-    def test_only_so_many_are_drawn_ahead(self, ahead: int) -> None:
-        drawn: list[int] = []
-
-        def endless() -> Iterator[int]:
-            while True:
-                drawn.append(len(drawn))
-                yield drawn[-1]
-
-        with ThreadPoolExecutor(2) as pool:
-            found = in_order(pool, abs, endless(), ahead)
-            for number in range(20):
-                assert next(found) == number
-                assert len(drawn) == number + ahead
-            found.close()  # type: ignore[attr-defined]
-
-    @pytest.mark.parametrize("threads", [1, 4])
-    def test_an_error_comes_out_where_the_item_would_and_nothing_goes_on_after_it(self, threads: int) -> None:
-        begun: list[int] = []
-
-        def work(item: int) -> int:
-            begun.append(item)
-            if item == 5:
-                raise StoreDamagedError("shard 5")
-            return item
-
-        seen: list[int] = []
-        with ThreadPoolExecutor(threads) as pool:
-            with pytest.raises(StoreDamagedError, match="shard 5"):
-                seen.extend(in_order(pool, work, range(100), 3))
-            count = len(begun)
-        assert count <= len(begun) <= 5 + 3
-        assert seen == list(range(5))
-
-    def test_an_error_of_the_items_comes_out_after_what_was_under_way_was_let_go(self) -> None:
-        def failing() -> Iterator[int]:
-            yield 0
-            raise StoreDamagedError("no more")
-
-        with ThreadPoolExecutor(1) as pool, pytest.raises(StoreDamagedError, match="no more"):
-            list(in_order(pool, abs, failing(), 3))
-
-    def test_who_leaves_early_leaves_nothing_waiting(self) -> None:
-        begun: list[int] = []
-        gate = threading.Event()
-
-        def work(item: int) -> int:
-            begun.append(item)
-            if item:
-                gate.wait(10)
-            return item
-
-        with ThreadPoolExecutor(1) as pool:
-            found = in_order(pool, work, range(100), 5)
-            assert next(found) == 0
-            found.close()  # type: ignore[attr-defined]
-            gate.set()
-        assert begun in ([0], [0, 1])
 
 
 Produce = Callable[[Engine, ImageStore, list[str]], Iterator[Rows]]

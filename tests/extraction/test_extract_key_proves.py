@@ -13,9 +13,9 @@ from torch import nn
 
 from peftbench.backbones.card import Output
 from peftbench.backbones.cards import CARDS
+from peftbench.backbones.device import device_kind, exact_fp32
 from peftbench.errors import DeviceError
 from peftbench.extraction import engine as engine_module
-from peftbench.extraction.device import device_kind, exact_fp32
 from peftbench.extraction.extract import open_pictures
 from peftbench.protocol.workspace import Workspace
 

@@ -13,13 +13,12 @@ from peftbench.benchmark.splitting import splits_export, splits_import
 from peftbench.cohorts.asked import task_rows
 from peftbench.errors import SplitError
 from peftbench.probing.probe import probe
-from peftbench.probing.supports import support_sets_of
-from peftbench.probing.wanted import Wanted
 from peftbench.protocol import metrics
 from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.records import Record, read_predictions, read_record
 from peftbench.protocol.results import ProbeRow
 from peftbench.protocol.splits import find_split
+from peftbench.protocol.splits.supports import support_sets_of
 from peftbench.protocol.splits.units import home_centers
 from peftbench.protocol.workspace import Workspace
 
@@ -45,7 +44,7 @@ def test_of_every_fold_and_draw_the_support_set_is_in_the_record(own_place: Work
     (row,) = few(own_place, shots=4)
     rows = task_rows(TASK, own_place)
     split = find_split(rows, None, 0, own_place.splits(TASK))
-    (sets,) = support_sets_of(rows, split, Wanted(("logistic",), "few-shot", (4,), 4))[0].values()
+    (sets,) = support_sets_of(rows, split, "few-shot", (4,), 4)[0].values()
     names = rows.frame["sample_id"].to_numpy()
     expected = {(fold, draw): set(names[each]) for fold in range(5) for draw, each in enumerate(sets[fold])}
     assert support_images(row) == expected
@@ -155,9 +154,9 @@ class TestSizes:
         assert all(record_of(row).notes == [note.removeprefix(f"{TASK}: ")] for row in rows)
 
     def test_by_default_there_are_a_hundred_draws(self, own_place: Workspace) -> None:
-        given = Wanted(("logistic",), "few-shot", (8,), 100)
         rows = task_rows(TASK, own_place)
-        sets, _ = support_sets_of(rows, find_split(rows, None, 0, own_place.splits(TASK)), given)
+        split = find_split(rows, None, 0, own_place.splits(TASK))
+        sets, _ = support_sets_of(rows, split, "few-shot", (8,), 100)
         assert [each.shape for each in sets[8]] == [(100, 16)] * 5
         assert all(len({tuple(each) for each in of_fold}) == 100 for of_fold in sets[8]), "no draw comes twice"
 
