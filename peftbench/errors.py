@@ -46,6 +46,10 @@ class DownloadError(WeightsError):
     """A download did not come to its end."""
 
 
+class StrategyError(PeftbenchError, ValueError):
+    """A strategy does not fit a backbone, or did not do to it what it says."""
+
+
 class DeviceError(PeftbenchError, RuntimeError):
     """The device or the precision asked for is not to be had."""
 

@@ -12,10 +12,11 @@ from peftbench.backbones.plugins import plugged_in
 from peftbench.backbones.registry import all_cards, parse_backbone
 from peftbench.cohorts.declaration import Cohort
 from peftbench.cohorts.registry import known_cohorts, known_tasks
-from peftbench.errors import WeightsError, unknown_name
+from peftbench.errors import MissingPackageError, UnknownNameError, WeightsError, unknown_name
 from peftbench.probing.registry import CONTROLS, PROBES, SETS, SURVIVAL, classical_titles
 from peftbench.protocol.results import Result
 from peftbench.protocol.workspace import Workspace
+from peftbench.strategies.matrix import Row, canonical, matrix_rows
 from peftbench.strategies.registry import STRATEGIES
 
 Kind = Literal["cohorts", "tasks", "backbones", "strategies", "probes"]
@@ -50,24 +51,26 @@ def list_names(kind: Kind, name: str | None = None, *, workspace: str | Path | W
     Args:
         kind: what to list.
         name: only this one. Of a backbone that is the whole card, also of a model that is not registered
-            (`timm:resnet50`).
+            (`timm:resnet50`). Of the strategies it may also be a backbone: how many of its parameters they train.
         workspace: whose own cohorts are listed as well; by default PEFTBENCH_WORKSPACE, else `./workspace`.
 
     Raises:
         UnknownNameError: there is no such kind, or nothing of that name.
+        MissingPackageError: parameters are to be counted, and torch is not installed.
     """
     if kind not in get_args(Kind):
         raise unknown_name("kind", kind, get_args(Kind), "peftbench list --help")
     if kind == "backbones":
         faults = list(plugged_in().faults)
         return Listing(kind=kind, entries=_backbones() if name is None else [_whole_card(name)], faults=faults)
+    if kind == "strategies":
+        return Listing(kind=kind, entries=_strategies() if name is None else _of_strategies(name))
     place = Workspace.at(workspace)
-    entries = {"cohorts": _cohorts, "tasks": _tasks}[kind](place) if kind in ("cohorts", "tasks") else _ENTRIES[kind]()
+    entries = _probes() if kind == "probes" else {"cohorts": _cohorts, "tasks": _tasks}[kind](place)
     if name is not None:
         by_name = {each["name"]: each for each in entries}
         if name not in by_name:
-            one = "strategy" if kind == "strategies" else kind.removesuffix("s")
-            raise unknown_name(one, name, by_name, f"peftbench list {kind}")
+            raise unknown_name(kind.removesuffix("s"), name, by_name, f"peftbench list {kind}")
         entries = [by_name[name]]
     return Listing(kind=kind, entries=entries)
 
@@ -150,7 +153,43 @@ def _weights(card: BackboneCard) -> dict[str, Any]:
 
 
 def _strategies() -> list[dict[str, Any]]:
-    return [card.model_dump() for card in STRATEGIES.values()]
+    """The strategies, each with the backbones that it fits, where it is an extension, and where it is refused."""
+    rows = matrix_rows()
+    return [{**card.model_dump(), **_fits(name, rows)} for name, card in STRATEGIES.items()]
+
+
+def _fits(strategy: str, rows: list[Row]) -> dict[str, Any]:
+    found = {row.backbone: row.standings[strategy] for row in rows}
+    return {
+        "backbones": [name for name, each in found.items() if each.verdict == "paper"],
+        "extensions": {name: each.reason for name, each in found.items() if each.verdict == "extension"},
+        "refused": {name: each.reason for name, each in found.items() if each.verdict == "refused"},
+    }
+
+
+def _of_strategies(name: str) -> list[dict[str, Any]]:
+    """One strategy, or all of them on one backbone."""
+    if name.lower() in {each.lower() for each in STRATEGIES}:
+        return [each for each in _strategies() if each["name"] == canonical(name)]
+    try:
+        card = parse_backbone(name).card
+    except UnknownNameError as error:
+        if ":" in name:
+            raise
+        known = [*STRATEGIES, *all_cards()]
+        raise unknown_name("strategy or backbone", name, known, "peftbench list strategies") from error
+    return _counts(card)
+
+
+def _counts(card: BackboneCard) -> list[dict[str, Any]]:
+    try:
+        from peftbench.strategies.counting import count_all  # noqa: PLC0415 - imports torch
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"to count what learns of {card.name!r} its architecture is built, and the package {error.name!r} is not "
+            "installed: pip install 'peftbench[models,offline]'"
+        ) from error
+    return [{"backbone": card.name, **each._asdict()} for each in count_all(card)]
 
 
 def _probes() -> list[dict[str, Any]]:
@@ -162,9 +201,3 @@ def _probes() -> list[dict[str, Any]]:
         ("control", CONTROLS),
     )
     return [{"name": name, "kind": kind, "what": what} for kind, known in kinds for name, what in known.items()]
-
-
-_ENTRIES = {
-    "strategies": _strategies,
-    "probes": _probes,
-}
