@@ -9,7 +9,16 @@ import pandas as pd
 
 from peftbench.analysis.intervals import Interval, bootstrap_interval, corrected_interval
 from peftbench.protocol.metrics import mean_and_std
-from peftbench.protocol.names import CLINICAL_CONTROL, CONTROL_PREFIX, COX, HEADLINE, RANDOM_MARK, WITH_CLINICAL
+from peftbench.protocol.names import (
+    CLINICAL_CONTROL,
+    CONTROL_PREFIX,
+    COX,
+    HEADLINE,
+    LOGISTIC,
+    RANDOM_MARK,
+    TRAINED,
+    WITH_CLINICAL,
+)
 from peftbench.protocol.records import Record
 from peftbench.protocol.splits import ratio_of_test_to_train
 from stores.keys import canonical_json
@@ -40,30 +49,36 @@ COLUMNS = (
     "gain_mean", "gain_low", "gain_high", "control", "precision", "features", "identity",
     "external", "mcc_low", "mcc_high", "mcc_tuned_mean", "mcc_tuned_std", "brier_mean", "ece_mean",
     "p_value", "null_q95", "mcc_q05", "mcc_median", "mcc_q95", "mcc_worst_decile", "c_index_mean", "c_index_std",
+    "trainable_parameters", "trainable_percent", "epochs", "seconds", "peak_memory_mb",
 )  # fmt: skip
 """Of the results table. `gain` is the paired difference in MCC (of a Cox probe, in the c-index) to the strongest
 `control`, with its 95 % interval; `events` counts images, `event_patients` patients; headline scores are in `unit`,
 those of patients beside them. `mcc_low` and `mcc_high` are of external validations only. `p_value` and `null_q95` are
-those under permuted labels; quantiles, median and worst decile are over draws."""
+those under permuted labels; quantiles, median and worst decile are over draws. Parameters that learnt (and per cent of
+all) and epochs (over all folds and draws) are of what was fine-tuned only; `seconds` are over all phases."""
+
+COST = ("trainable_parameters", "trainable_percent", "epochs", "peak_memory_mb")
+"""Columns that are the cost's own."""
 
 STRATA_COLUMNS = (
     "task", "backbone", "probe", "regime", "shots", "external", "column", "value", "unit", "size", "events", "folds",
-    "mcc_mean", "mcc_std", "pr_auc_mean", "pr_auc_std", "identity",
+    "mcc_mean", "mcc_std", "pr_auc_mean", "pr_auc_std", "identity", "strategy",
 )  # fmt: skip
 
 CURVE_COLUMNS = (
     "task", "backbone", "probe", "regime", "shots", "draws", "scheme", "seed", "unit",
-    "mean", "q05", "q95", "worst_decile", "identity",
+    "mean", "q05", "q95", "worst_decile", "identity", "strategy",
 )  # fmt: skip
 
 
 def results_table(records: Iterable[Record], predictions: Loader | None = None) -> pd.DataFrame:
     """One row a record: scores over folds, and the paired gain over the strongest control of its cell.
 
-    A cell is what shares rows, split, regime, probe and external task. Controls are the `control:*` records (that of
-    the clinical variables only for what was given them), and for a pretrained backbone the untrained ones of its
-    architecture too. Of several the one with the highest mean counts. As the luckiest of several is picked for the
-    other side, the gain over it is, if anything, too small: the choice is conservative.
+    A cell is what shares rows, split, regime, probe (or strategy) and external task. Controls are the `control:*`
+    records (that of the clinical variables only for what was given them), and for a pretrained backbone the untrained
+    ones of its architecture too. What was fine-tuned is set against the controls that were probed logistically on its
+    folds: a control has nothing to fine-tune. Of several the one with the highest mean counts. As the luckiest of
+    several is picked for the other side, the gain over it is, if anything, too small: the choice is conservative.
 
     Args:
         records: as read.
@@ -74,10 +89,8 @@ def results_table(records: Iterable[Record], predictions: Loader | None = None) 
         Columns as in `COLUMNS`, sorted by task, then the task's own test parts first, then controls last, then by MCC.
     """
     found = list(records)
-    cells: dict[tuple[object, ...], list[Record]] = {}
-    for record in found:
-        cells.setdefault(_cell(record), []).append(record)
-    rows = [_row(record, strongest_control(record, cells[_cell(record)]), predictions) for record in found]
+    rivals = _rivals(found)
+    rows = [_row(record, strongest_control(record, rivals(record)), predictions) for record in found]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     order = frame.assign(last=frame["backbone"].str.startswith(CONTROL_PREFIX))
     keys = ["task", "external", "last", "mcc_mean"]
@@ -115,8 +128,8 @@ def curve_table(records: Iterable[Record]) -> pd.DataFrame:
     """Learning curves: one row a record of a regime with a number of images, its MCC over draws in the task's unit.
 
     Returns:
-        Columns as in `CURVE_COLUMNS`, sorted by task, regime, backbone, probe and number of images. Quantiles are NaN
-        where there is one draw only. External validations and Cox probes are left out.
+        Columns as in `CURVE_COLUMNS`, sorted by task, regime, backbone, probe, strategy and number of images. Quantiles
+        are NaN where there is one draw only. External validations and Cox probes are left out.
     """
     rows = []
     for record in records:
@@ -127,7 +140,8 @@ def curve_table(records: Iterable[Record]) -> pd.DataFrame:
         row = {**config.model_dump(), "unit": unit, "identity": record.identity, "mean": record.score("mcc", unit)[0]}
         rows.append(row | {key: told[key] for key in ("q05", "q95", "worst_decile")})
     frame = pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
-    return frame.sort_values(["task", "regime", "backbone", "probe", "shots"], kind="stable").reset_index(drop=True)
+    order = ["task", "regime", "backbone", "probe", "strategy", "shots"]
+    return frame.sort_values(order, kind="stable").reset_index(drop=True)
 
 
 def is_control(record: Record) -> bool:
@@ -242,16 +256,36 @@ def _wide(predictions: pd.DataFrame) -> pd.DataFrame:
     return who.join(rows.pivot_table(index="sample_id", columns="draw", values="score"))
 
 
-NOT_COMPARED = frozenset({"permutations"})
-"""Settings that may differ between records that are set against each other: they change no score."""
+NOT_COMPARED = frozenset({"permutations", "precision", "device"})
+"""Settings that may differ between records that are set against each other: they change no score, or its last bits."""
+
+
+def _rivals(records: Iterable[Record]) -> Callable[[Record], list[Record]]:
+    """Record to what shares its cell; of what was fine-tuned with the controls of its folds beside."""
+    cells: dict[tuple[object, ...], list[Record]] = {}
+    controls: dict[tuple[object, ...], list[Record]] = {}
+    for record in records:
+        cells.setdefault(_cell(record), []).append(record)
+        if is_control(record) and record.config.probe == LOGISTIC:
+            controls.setdefault(_ground(record), []).append(record)
+
+    def of(record: Record) -> list[Record]:
+        trained = record.config.probe == TRAINED
+        return cells[_cell(record)] + (controls.get(_ground(record), []) if trained else [])
+
+    return of
+
+
+def _ground(record: Record) -> tuple[object, ...]:
+    """What records must share whatever predicted: rows, folds, how much trained, and where it was tested."""
+    config = record.config
+    same = (config.split_digest, config.task_digest, config.seed, config.version)
+    return (*same, config.regime, config.shots, config.external, config.external_digest)
 
 
 def _cell(record: Record) -> tuple[object, ...]:
     config = record.config
-    sampled = (config.regime, config.shots, config.draws)
-    elsewhere = (config.external, config.external_digest)
-    same = (config.split_digest, config.task_digest, config.seed, config.probe, config.version)
-    return (*same, *sampled, *elsewhere, how(record))
+    return (*_ground(record), config.probe, config.strategy, config.draws, how(record))
 
 
 def how(record: Record) -> str:
@@ -269,7 +303,7 @@ def _row(record: Record, control: Record | None, predictions: Loader | None) -> 
     row |= {key: record.task[key] for key in ("cohort", "images", "patients", "events", "event_patients", "prevalence")}
     recipe = record.provenance["features"].get("recipe", {})
     row |= {"precision": recipe.get("precision", ""), "features": config.features[:16], "external": config.external}
-    return row | _scores(record) | _intervals(record, control, predictions) | _resampled(record)
+    return row | _scores(record) | _intervals(record, control, predictions) | _resampled(record) | _cost(record)
 
 
 def _scores(record: Record) -> dict[str, object]:
@@ -301,6 +335,13 @@ def _resampled(record: Record) -> dict[str, object]:
     names = {"q05": "mcc_q05", "median": "mcc_median", "q95": "mcc_q95", "worst_decile": "mcc_worst_decile"}
     null = {"p_value": _number(record.null.get("p")), "null_q95": _number(record.null.get("q95"))}
     return {**null, **{column: told[name] for name, column in names.items()}}
+
+
+def _cost(record: Record) -> dict[str, object]:
+    """What learnt, for how long, and what it held in memory, as far as the record says it."""
+    cost = record.cost
+    row: dict[str, object] = {name: _number(cost.get(name)) for name in COST}
+    return {**row, "seconds": sum(cost["seconds"].values()) if "seconds" in cost else math.nan}
 
 
 def _over_draws(record: Record) -> dict[str, float]:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from peftbench.reporting.words import ABSENT, between, number, shown, spread
+from peftbench.protocol.names import TRAINED
+from peftbench.reporting.words import ABSENT, between, learner, number, shown, spread
 
 
 class Brief(NamedTuple):
@@ -33,7 +34,9 @@ COLUMNS = (
 
 
 def brief(csv: str | Path) -> Brief:
-    """The table that `report` wrote, for a terminal: of a task with many rows those of the linear probe come first.
+    """The table that `report` wrote, for a terminal.
+
+    Of a task with many rows those of the linear probe, and of what was fine-tuned, come first.
 
     Args:
         csv: path of `results.csv`.
@@ -75,7 +78,8 @@ def _named(value: Mapping[str, Any]) -> str:
 
 def _how(value: Mapping[str, Any]) -> str:
     """`LP` for the usual probe on all of the training part; else what sets the row apart from it."""
-    told = [str(value["strategy"] if value["strategy"] != "probe" else value["probe"])]
+    strategy, probe = str(value["strategy"]), str(value["probe"])
+    told = [learner(strategy, probe) if strategy == "probe" or probe == TRAINED else strategy]
     if value["regime"] != "full":
         told.append(f"{value['regime']} {shown(float(str(value['shots'])))}")
     return ", ".join(told)

@@ -10,9 +10,10 @@ from functools import partial
 
 import numpy as np
 
-from peftbench.analysis.results import strata_table
+from peftbench.analysis.results import NOT_COMPARED, strata_table
 from peftbench.protocol.names import CLINICAL_CONTROL
-from peftbench.reporting.content import Entry, Section
+from peftbench.reporting.content import USUAL_PROBE, Entry, Section, grouped
+from peftbench.reporting.finetuned import cost_sheet, cost_words, settings_sheet
 from peftbench.reporting.reading import best, best_pretrained, curve_words, series_of, shots_of, strongest
 from peftbench.reporting.sheets import (
     INTERVAL,
@@ -27,6 +28,7 @@ from peftbench.reporting.sheets import (
     score_cell,
 )
 from peftbench.reporting.words import ABSENT, between, number, plural, sentence, shown, spread
+from stores.keys import canonical_json
 
 STRATUM_NAMES = {"view": "View", "center": "Centre"}
 """Column of the manifest to its name in a table."""
@@ -51,6 +53,7 @@ class Further:
         texts: sentences, a paragraph each.
         sheet: its table.
         leading: how many rows are shown at once; the others are folded away where a page can do that.
+        detail: a second table, for who asks for it.
     """
 
     key: str
@@ -58,20 +61,31 @@ class Further:
     texts: tuple[str, ...]
     sheet: Sheet
     leading: int = MOST_ROWS
+    detail: Sheet | None = None
 
 
 def further(section: Section) -> list[Further]:
     """The parts that a task's records give rise to, in the order in which they are shown."""
-    made = [_strata(section), _curve(section), _calibration(section), *_external(section), _survival(section)]
+    made = [_strata(section), _curve(section), _calibration(section), _fine_tuning(section), *_external(section)]
+    made.append(_survival(section))
     return [part for part in made if part is not None]
 
 
-def lead(section: Section) -> tuple[Entry | None, Entry | None, Entry | None]:
-    """What is looked at closer: the reference group's best pretrained backbone, best untrained one, and its control."""
-    group = section.reference
+def lead(section: Section) -> list[Entry]:
+    """What is looked at closer: the best pretrained backbone, the best fine-tuned and untrained ones, and the control.
+
+    Each of the reference group, or on its ground, and where there is one.
+    """
+    first, beside = section.reference, [group for group in section.told_first if group[0].tuned]
+    found = [best_pretrained(first), *(best_pretrained(group) for group in beside), best_untrained(first)]
+    found.append(strongest([entry for entry in first if entry.kind == "control"]))
+    return list({entry.record.identity: entry for entry in found if entry is not None}.values())
+
+
+def best_untrained(group: Sequence[Entry]) -> Entry | None:
+    """The best backbone with random weights, by itself."""
     untrained = [entry for entry in group if entry.kind == "random" and not entry.with_clinical]
-    control = strongest([entry for entry in group if entry.kind == "control"])
-    return best_pretrained(group), best(untrained) if untrained else None, control
+    return best(untrained) if untrained else None
 
 
 def curves(section: Section) -> dict[str, list[list[Entry]]]:
@@ -93,23 +107,30 @@ def _aside(entry: Entry) -> bool:
 
 
 def first_of_each_kind(lines: Sequence[list[Entry]]) -> list[list[Entry]]:
-    """The best curve of each kind; of the untrained and the controls such as were probed as the best pretrained one."""
-    chosen: dict[str, list[Entry]] = {}
-    probe = lines[0][0].record.config.probe if lines else ""
+    """The best curve of each kind, probed and fine-tuned.
+
+    The untrained and the controls are such as were probed like the best pretrained one; beside what was only fine-tuned
+    they are logistic.
+    """
+    chosen: dict[tuple[str, bool], list[Entry]] = {}
+    usual = USUAL_PROBE if any(line[0].tuned for line in lines) else lines[0][0].record.config.probe if lines else ""
+    probed = [line[0].record.config.probe for line in lines if not line[0].tuned and line[0].kind != "control"]
+    probe = next(iter(probed), usual)
     for line in lines:
-        if line[0].record.config.probe == probe:
-            chosen.setdefault(line[0].kind, line)
+        if line[0].tuned or line[0].record.config.probe == probe:
+            chosen.setdefault((line[0].kind, line[0].tuned), line)
     return list(chosen.values())
 
 
 def title_with_probe(entry: Entry, among: Iterable[Entry]) -> str:
-    """An entry's title, with its probe where several were run."""
-    several = len({each.record.config.probe for each in among}) > 1
-    return f"{entry.title} ({entry.record.config.probe})" if several else entry.title
+    """An entry's title, with its probe or strategy where several were run; of what was fine-tuned always."""
+    alike = [each for each in among if (each.kind == "control") == (entry.kind == "control")]
+    several = len({each.learner for each in alike}) > 1
+    return f"{entry.title} ({entry.learner})" if several or entry.tuned else entry.title
 
 
 def _strata(section: Section) -> Further | None:
-    shown_entries = [entry for entry in lead(section) if entry is not None and entry.record.strata]
+    shown_entries = [entry for entry in lead(section) if entry.record.strata]
     if not shown_entries:
         return None
     table = strata_table([entry.record for entry in shown_entries])
@@ -162,8 +183,9 @@ def _curve(section: Section) -> Further | None:
 def _curve_columns(section: Section, notes: Footnotes) -> tuple[list[Column], list[Maker]]:
     columns = [Column("Backbone", numeric=False)]
     makers: list[Maker] = [lambda entry: Cell(entry.title)]
-    for name in ("probe", "regime", "scheme", "seed"):
-        if len({str(entry.row[name]) for entry in section.sampled}) > 1:
+    for name in ("strategy", "probe", "regime", "scheme", "seed", "settings"):
+        told = [entry for entry in section.sampled if entry.kind != "control" or name != "settings"]
+        if _telling(name, told):
             columns.append(Column(name.capitalize(), numeric=False))
             makers.append(partial(_plain, column=name))
     several = len(controls_named(section.sampled)) > 1
@@ -180,8 +202,14 @@ def _curve_columns(section: Section, notes: Footnotes) -> tuple[list[Column], li
     return columns, makers
 
 
+def _telling(column: str, entries: Sequence[Entry]) -> bool:
+    """Whether rows differ in a column; the strategy of what was fine-tuned is told in any case."""
+    tuned = column == "strategy" and any(entry.tuned for entry in entries)
+    return tuned or len({str(entry.row[column]) for entry in entries}) > 1
+
+
 def _plain(entry: Entry, column: str) -> Cell:
-    return Cell(shown(entry.row[column]))
+    return Cell("" if column == "settings" and entry.kind == "control" else shown(entry.row[column]))
 
 
 def _images_of(section: Section) -> str:
@@ -198,7 +226,7 @@ def _range_cell(entry: Entry, notes: Footnotes) -> Cell:
 
 
 def _calibration(section: Section) -> Further | None:
-    entries = [entry for entry in lead(section) if entry is not None and entry.record.reliability]
+    entries = [entry for entry in lead(section) if entry.record.reliability]
     if not entries:
         return None
     notes = Footnotes()
@@ -210,19 +238,28 @@ def _calibration(section: Section) -> Further | None:
     quiet = frozenset(at for at, entry in enumerate(entries) if entry.kind == "control")
     caption = f"{section.heading}: Brier score and expected calibration error (0 is best)"
     sheet = Sheet(caption, columns, rows, notes.by_mark(), quiet)
-    return Further("calibration", "Calibration and threshold", tuple(_tuned_words(entries[:1])), sheet)
+    return Further("calibration", "Calibration and threshold", tuple(_tuned_words(section, entries)), sheet)
 
 
-def _tuned_words(entries: Sequence[Entry]) -> list[str]:
+def _tuned_words(section: Section, entries: Sequence[Entry]) -> list[str]:
+    """Of the first, and of what was fine-tuned: the score at a threshold tuned on the validation part."""
     said = []
-    for entry in entries:
+    for entry in (*entries[:1], *(each for each in entries[1:] if each.tuned)):
+        title = title_with_probe(entry, section.entries) if entry.tuned else entry.title
         tuned = entry.record.score("mcc_tuned", str(entry.row["unit"]))
         if not math.isnan(tuned[0]):
             said.append(
-                f"At a threshold tuned on the validation part, {entry.title} has an MCC of {spread(*tuned)}; at 0.5 it "
+                f"At a threshold tuned on the validation part, {title} has an MCC of {spread(*tuned)}; at 0.5 it "
                 f"has {spread(*entry.mcc)}."
             )
     return said
+
+
+def _fine_tuning(section: Section) -> Further | None:
+    if not section.tuned:
+        return None
+    words, sheet = tuple(cost_words(section)), cost_sheet(section)
+    return Further("fine-tuning", "Fine-tuning", words, sheet, detail=settings_sheet(section))
 
 
 def _external(section: Section) -> list[Further]:
@@ -248,8 +285,8 @@ LEADING_EXTERNAL = 12
 
 def _external_columns(section: Section, entries: Sequence[Entry], notes: Footnotes) -> tuple[list[Column], list[Maker]]:
     columns, makers = [Column("Backbone", numeric=False)], [lambda entry: Cell(entry.title)]
-    for name in ("probe", "regime", "shots", "scheme", "seed", "precision"):
-        if len({str(entry.row[name]) for entry in entries if entry.kind != "control"}) > 1:
+    for name in ("strategy", "probe", "regime", "shots", "scheme", "seed", "precision", "settings"):
+        if _telling(name, [entry for entry in entries if entry.kind != "control"]):
             columns.append(Column(name.capitalize(), numeric=False))
             makers.append(partial(_plain, column=name))
     several = len(controls_named(entries)) > 1
@@ -282,8 +319,11 @@ def _at_home(section: Section, entry: Entry, notes: Footnotes) -> Cell:
 
 
 def _models_of(entry: Entry) -> tuple[object, ...]:
-    """What decides the models that were fitted, but for the probe's settings."""
-    return (*series_of(entry), *entry.compared_as)
+    """What decides the models that were fitted, and their seed; how they were joined elsewhere is no part of it."""
+    config = entry.record.config
+    settings = {name: value for name, value in config.settings.items() if name not in {"fold_models", *NOT_COMPARED}}
+    learnt = (config.strategy, config.probe, config.draws, canonical_json(settings), config.features)
+    return (config.backbone, *learnt, *entry.ground)
 
 
 def _external_words(section: Section, entries: Sequence[Entry]) -> list[str]:
@@ -302,7 +342,7 @@ def _external_words(section: Section, entries: Sequence[Entry]) -> list[str]:
 
 
 def _external_verdict(top: Entry, entries: Sequence[Entry]) -> str:
-    group = [entry for entry in entries if entry.compared_as == top.compared_as]
+    group = next((group for group in grouped(entries) if any(entry is top for entry in group)), [top])
     rival = control_of(top, group)
     name = title_with_probe(top, entries)
     over = (

@@ -62,6 +62,8 @@ def task_blocks(section: Section) -> list[str]:
     for part in further(section):
         blocks += [f"### {escape(part.heading)}", *map(escape, (*part.texts, sentence(part.sheet.caption)))]
         blocks += table(part.sheet)
+        if part.detail is not None:
+            blocks += [f"{escape(sentence(part.detail.caption))}", *table(part.detail)]
     views = views_sheet(section)
     return blocks if views is None else [*blocks, f"{sentence(views.caption)}", *table(views)]
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from peftbench.analysis.results import headline_metric
 from peftbench.protocol.metrics import THRESHOLD
-from peftbench.protocol.names import CONTROL_PREFIX, COX
+from peftbench.protocol.names import CONTROL_PREFIX, COX, TRAINED
 from peftbench.protocol.records import Record
 from peftbench.protocol.splits import is_scheme
 from peftbench.reporting.words import MINUS, listed, sentence
+from peftbench.strategies.registry import STRATEGIES
 
 
 class Method(NamedTuple):
@@ -24,12 +25,17 @@ class Method(NamedTuple):
 def methods(records: Sequence[Record]) -> list[Method]:
     """The methods that these records used."""
     told = [_split({record.config.scheme for record in records})]
-    if any(record.config.strategy == "LP" for record in records):
+    if any(map(_is_linear_probe, records)):
         told.append(Method("Linear probe (LP)", _LINEAR_PROBE.format(costs=_costs(records))))
     told += _other_probes(records)
+    told += _fine_tuning([record for record in records if record.config.probe == TRAINED])
     told += [_control(records), _MCC, _PR_AUC, _SPREAD, _GAIN, _UNTRAINED]
     found = [method for method, used in _SOMETIMES if any(map(used, records))]
     return [*told, *(_permuted(records) if method is _PERMUTED else method for method in found)]
+
+
+def _is_linear_probe(record: Record) -> bool:
+    return record.config.strategy == "LP" and record.config.probe != TRAINED
 
 
 def _permuted(records: Sequence[Record]) -> Method:
@@ -44,6 +50,21 @@ def _other_probes(records: Sequence[Record]) -> list[Method]:
     return [Method("Other probes", f"{_OTHER_PROBES} {listed(sorted(names))}.")] if names else []
 
 
+def _fine_tuning(records: Sequence[Record]) -> list[Method]:
+    """How backbones were fine-tuned, with the strategies that were; empty where none was."""
+    if not records:
+        return []
+    names = {str(record.config.settings["strategy"]) for record in records}
+    cards = [card for name, card in STRATEGIES.items() if name in names]
+    told = "; ".join(f"{card.name} ({card.title}{_source(card.source)}): {card.learns}" for card in cards)
+    chosen = listed(sorted({_CHOSEN_BY[str(record.config.settings["choose_by"])] for record in records}))
+    return [Method("Fine-tuning", f"{_FINE_TUNING.format(chosen=chosen)} What learns: {told}.")]
+
+
+def _source(source: str) -> str:
+    return "" if source == "-" else f"; {source}"
+
+
 def _control(records: Sequence[Record]) -> Method:
     """What the controls are given, and which of several counts."""
     names = [name for name in _GIVEN if any(record.config.backbone == CONTROL_PREFIX + name for record in records)]
@@ -51,7 +72,8 @@ def _control(records: Sequence[Record]) -> Method:
     told = f"The same probe on the same folds, given nothing but {given}. {_WHAT_REMAINS}"
     if len(names) > 1:
         told = f"The same probe on the same folds, given in turn nothing but: {given}. {_WHAT_REMAINS} {_STRONGEST}"
-    return Method("Control", told)
+    tuned = any(record.config.probe == TRAINED for record in records)
+    return Method("Control", f"{told} {_CONTROL_OF_TUNED}" if tuned else told)
 
 
 def _split(schemes: Collection[str]) -> Method:
@@ -84,6 +106,20 @@ _LINEAR_PROBE = (
 _OTHER_PROBES = (
     "On the same stored embeddings, the same splits and the same images; what a probe has to choose it chooses on the "
     "validation part. The probes:"
+)
+
+_FINE_TUNING = (
+    "The backbone reads the images themselves; a linear head is trained with what learns in it. Heads with several "
+    "learning rates are trained side by side. The head and the epoch with {chosen} on the fold's validation part are "
+    "kept; the test part is only predicted."
+)
+
+_CHOSEN_BY = {"log-loss": "the lowest balanced log loss", "mcc": "the highest MCC"}
+"""Setting `choose_by` to what it says of the epoch that is kept."""
+
+_CONTROL_OF_TUNED = (
+    "A control has nothing to fine-tune: what was fine-tuned is set against the controls of the linear probe on the "
+    "same folds."
 )
 
 _GIVEN = {
@@ -137,13 +173,13 @@ _UNTRAINED = Method(
 
 _REDUCED = Method(
     "Reduced",
-    "The probe is fitted on a random part of the training part with so many images, classes in their proportion.",
+    "Only a random part of the training part is learnt from, with so many images, classes in their proportion.",
 )
 
 _FEW_SHOT = Method(
     "Few-shot",
-    "The probe is fitted on a support set: k random images of each class from the training part (in the center "
-    "few-shot regime, of each class and centre). Every draw is another support set, tested on the whole test part.",
+    "Only a support set is learnt from: k random images of each class of the training part (in the center few-shot "
+    "regime, of each class and centre). Every draw is another support set, tested on the whole test part.",
 )
 
 _DRAWS = Method(
@@ -168,14 +204,15 @@ _STRATA = Method(
 _CALIBRATION = Method(
     "Calibration",
     "Brier: mean squared difference of score and outcome. ECE: expected calibration error over ten bins of equal width "
-    "(Naeini et al. 2015). The curve holds all test parts together. Scores of probes with balanced classes lie higher "
-    "than the shares they meet where the event is rare.",
+    "(Naeini et al. 2015). The curve holds all test parts together. Where classes were balanced and the event is rare, "
+    "scores lie higher than the shares they meet.",
 )
 
 _TUNED = Method(
     "Tuned threshold",
-    "The threshold with the highest MCC on the fold's own validation part (in a few-shot regime: on the support "
-    "images, each by the fit without it). Test labels play no part in it. results.csv has the scores as mcc_tuned.",
+    "The threshold with the highest MCC on the fold's own validation part (of a probe in a few-shot regime: on the "
+    "support images, each by the fit without it). Test labels play no part in it. results.csv has the scores as "
+    "mcc_tuned.",
 )
 
 _EXTERNAL = Method(
@@ -214,7 +251,7 @@ _SOMETIMES: tuple[tuple[Method, Callable[[Record], object]], ...] = (
 
 
 def _costs(records: Sequence[Record]) -> str:
-    grids = {tuple(record.config.settings.get("C", ())) for record in records if record.config.strategy == "LP"}
+    grids = {tuple(record.config.settings.get("C", ())) for record in records if _is_linear_probe(record)}
     grid = grids.pop() if len(grids) == 1 else ()
     if not grid:
         return "its regularisation C is chosen on the validation part;"

@@ -6,10 +6,11 @@ from typing import Any
 
 from peftbench.protocol.records import Record
 from peftbench.reporting.content import Card, Section
-from peftbench.reporting.curves import Figure, curve_figures, reliability_figures
+from peftbench.reporting.curves import curve_figures, reliability_figures
 from peftbench.reporting.further import Further, further
 from peftbench.reporting.markdown import TITLE
 from peftbench.reporting.methods import methods
+from peftbench.reporting.plane import Figure
 from peftbench.reporting.plot import folds_figure, gains_figure, shaded_control
 from peftbench.reporting.reading import overall, reading
 from peftbench.reporting.sheets import (
@@ -26,6 +27,7 @@ from peftbench.reporting.sheets import (
     views_sheet,
 )
 from peftbench.reporting.style import STYLE
+from peftbench.reporting.training import training_figures
 from peftbench.reporting.words import plural, sentence
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -98,7 +100,7 @@ def _glance(parts: Sequence[Section]) -> str:
     glance = glance_sheet(parts)
     if not glance.rows:
         return ""
-    drawn = table(glance, links=[part.anchor for part in parts if part.entries])
+    drawn = table(glance, links=[part.anchor for part in parts for _ in part.told_first])
     return f'<section id="at-a-glance"><h2>At a glance</h2>{verdict}{drawn}</section>'
 
 
@@ -158,13 +160,14 @@ def _figures(section: Section) -> str:
     some = "" if len(section.leading) == len(section.entries) else " The best rows only."
     folds = Figure(
         "Score.",
-        f"Small dots: folds. Bold mark and bar: mean ± 1 standard deviation over folds. {_shading(section)}{some}",
+        "Small dots: folds. Bold mark and bar: mean ± 1 standard deviation over folds."
+        f"{_diamonds(section)} {_shading(section)}{some}",
         folds_figure(section),
     )
     gains = Figure(
         "Gain over the strongest control.",
         "Mean of the paired differences and 95 % interval; where the interval holds 0, no difference is shown. "
-        f"Open marks: random weights.{some}",
+        f"Open marks: random weights.{_diamonds(section)}{some}",
         gains_figure(section),
     )
     return _drawn([folds, gains])
@@ -179,20 +182,33 @@ def _drawn(figures: Iterable[Figure]) -> str:
     return f'<div class="figures">{told}</div>' if told else ""
 
 
+def _diamonds(section: Section) -> str:
+    return " Diamonds: fine-tuned." if any(entry.tuned for entry in section.leading) else ""
+
+
 def _shading(section: Section) -> str:
     several = sum(entry.kind == "control" for entry in section.entries) > 1
     which = "the strongest control" if several else "the control"
     return "" if shaded_control(section) is None else f"Shaded: {which}, mean ± 1 standard deviation."
 
 
-DRAWN = {"curve": curve_figures, "calibration": reliability_figures}
+DRAWN = {"curve": curve_figures, "calibration": reliability_figures, "fine-tuning": training_figures}
 """Parts that follow the scores to the figures beside their tables."""
+
+MOST_FIGURES = 3
+"""Figures of a part that are shown at once."""
 
 
 def _further(section: Section, part: Further) -> str:
     first, rest = parted(part.sheet, part.leading)
-    drawn = _drawn(DRAWN[part.key](section)) if part.key in DRAWN else ""
+    figures = DRAWN[part.key](section) if part.key in DRAWN else []
+    drawn = _drawn(figures[:MOST_FIGURES])
+    if len(figures) > MOST_FIGURES:
+        more = plural(len(figures) - MOST_FIGURES, "more figure")
+        drawn += f"<details><summary>{more}</summary>{_drawn(figures[MOST_FIGURES:])}</details>"
     shown = table(first, wide=len(first.columns) > MOST_NARROW) + ("" if rest is None else _folded(rest))
+    if part.detail is not None:
+        shown += f"<details><summary>Settings</summary>{table(part.detail)}</details>"
     # A curve is seen before it is read.
     both = drawn + shown if part.key == "curve" else shown + drawn
     return f"<h3>{escape(part.heading)}</h3>{_paragraphs(part.texts)}{both}"
@@ -236,7 +252,8 @@ def _provenance(records: Sequence[Record]) -> str:
 def _software(provenance: Mapping[str, Any]) -> str:
     commit = provenance.get("commit")
     told = [f"peftbench {provenance['peftbench']}" + (f" (commit {commit})" if commit else "")]
-    told += [f"Python {provenance['python']}", versions_text(provenance["packages"]), str(provenance["platform"])]
+    packages = {**provenance["packages"], **provenance.get("training", {}).get("libraries", {})}
+    told += [f"Python {provenance['python']}", versions_text(packages), str(provenance["platform"])]
     return sentence("; ".join(filter(None, told)))
 
 

@@ -31,6 +31,9 @@ STRIP_HEIGHT = 30.0
 ROW_GAP = 8.0
 ROW_HEIGHT = TITLE_HEIGHT + STRIP_HEIGHT + ROW_GAP
 AXIS_HEIGHT = 40.0
+MARK = 6.0
+"""Radius of a mean."""
+
 DOT_SWAY = 2.6
 """Folds are set apart vertically by this much, so that equal scores stay visible; the same fold at the same height."""
 
@@ -84,16 +87,16 @@ def folds_figure(section: Section) -> str:
         _row(at, _row_title(section, entry, number(entry.mcc[0])), axis, [behind, *_folds_marks(entry, axis)])
         for at, entry in enumerate(section.leading)
     ]
-    told = "; ".join(f"{entry.title}: mean {number(entry.mcc[0])}" for entry in section.leading)
+    told = "; ".join(f"{entry.name}: mean {number(entry.mcc[0])}" for entry in section.leading)
     rows.append(_axis(axis, len(rows), "MCC of each fold's test part (0: chance)"))
     return _svg(f"MCC by fold, {section.heading}", told, section.anchor + "-folds", rows)
 
 
 def shaded_control(section: Section) -> Entry | None:
     """The strongest control, where all rows may be compared with it."""
-    return (
-        strongest([entry for entry in section.entries if entry.kind == "control"]) if len(section.groups) == 1 else None
-    )
+    found = [strongest([entry for entry in group if entry.kind == "control"]) for group in section.groups]
+    shared = {"" if each is None else each.record.identity for each in found}
+    return found[0] if len(shared) == 1 else None
 
 
 def gains_figure(section: Section) -> str:
@@ -107,7 +110,7 @@ def gains_figure(section: Section) -> str:
         _row(at, _row_title(section, entry, number(entry.gain.mean, signed=True)), axis, _gain_marks(entry, axis))
         for at, entry in enumerate(entries)
     ]
-    told = "; ".join(f"{entry.title}: {_gain_words(entry)}" for entry in entries)
+    told = "; ".join(f"{entry.name}: {_gain_words(entry)}" for entry in entries)
     rows.append(_axis(axis, len(rows), "Gain in MCC over the strongest control (0: none)", signed=True))
     return _svg(f"Gain over the strongest control, {section.heading}", told, section.anchor + "-gain", rows)
 
@@ -164,12 +167,9 @@ def _tick(value: float, *, signed: bool) -> str:
 
 
 def _row_title(section: Section, entry: Entry, value: str) -> str:
-    told = (
-        ""
-        if entry.kind == "control"
-        else ", ".join(shown(entry.row[each])[:TOLD_LENGTH] for each in apart_columns(section))
-    )
-    told = told if len(told) <= TITLE_LENGTH // 2 else told[: TITLE_LENGTH // 2 - 1] + "…"
+    told = ", ".join(_told_apart(section, entry))
+    most = max(TITLE_LENGTH // 2, TITLE_LENGTH - len(entry.title))
+    told = told if len(told) <= most else told[: most - 1] + "…"
     aside = f'<tspan class="aside" dx="6">{escape(told)}</tspan>' if told else ""
     room = TITLE_LENGTH - len(told)
     title = entry.title if len(entry.title) <= room else entry.title[: room - 1] + "…"
@@ -179,17 +179,30 @@ def _row_title(section: Section, entry: Entry, value: str) -> str:
     )
 
 
+def _told_apart(section: Section, entry: Entry) -> list[str]:
+    """What tells a row from the others; a control needs nothing."""
+    if entry.kind == "control":
+        return []
+    apart = apart_columns(section)
+    # The strategy of what was fine-tuned says that it was.
+    named = [entry.learner] if entry.tuned or "probe" in apart else []
+    # A scheme says how many folds there are, as far as a figure needs it.
+    without = {"probe", *(["folds"] if "scheme" in apart else [])}
+    rest = [shown(entry.row[each])[:TOLD_LENGTH] for each in apart if each not in without and entry.row[each] != ""]
+    return [*named, *rest]
+
+
 def _folds_marks(entry: Entry, axis: Axis) -> list[str]:
     mean, std = entry.mcc
-    bar = [] if math.isnan(std) else [_bar(axis, mean - std, mean + std, entry.kind)]
-    mark = [] if math.isnan(mean) else [_mark(entry, axis.x(mean))]
-    return [*bar, *_dots(entry, axis), *mark]
+    bar = [] if math.isnan(std) else [_bar(axis, mean - std, mean + std, entry.look)]
+    bold = [] if math.isnan(mean) else [mark(entry, axis.x(mean), 0.0, MARK)]
+    return [*bar, *_dots(entry, axis), *bold]
 
 
 def _dots(entry: Entry, axis: Axis) -> list[str]:
     last = max((value.fold for value in entry.folds), default=0)
     return [
-        f'<circle class="dot {entry.kind}" cx="{axis.x(value.mcc):.1f}" cy="{DOT_SWAY * (value.fold - last / 2):.1f}" '
+        f'<circle class="dot {entry.look}" cx="{axis.x(value.mcc):.1f}" cy="{DOT_SWAY * (value.fold - last / 2):.1f}" '
         f'r="3"><title>fold {value.fold + 1}: {number(value.mcc)}</title></circle>'
         for value in entry.folds
         if not math.isnan(value.mcc)
@@ -198,8 +211,8 @@ def _dots(entry: Entry, axis: Axis) -> list[str]:
 
 def _gain_marks(entry: Entry, axis: Axis) -> list[str]:
     gain = entry.gain
-    bar = [] if math.isnan(gain.low) else [_bar(axis, gain.low, gain.high, entry.kind)]
-    return [*bar, _mark(entry, axis.x(gain.mean))]
+    bar = [] if math.isnan(gain.low) else [_bar(axis, gain.low, gain.high, entry.look)]
+    return [*bar, mark(entry, axis.x(gain.mean), 0.0, MARK)]
 
 
 def _gain_words(entry: Entry) -> str:
@@ -208,16 +221,33 @@ def _gain_words(entry: Entry) -> str:
     return f"{number(gain.mean, signed=True)}, {interval}"
 
 
-def _bar(axis: Axis, low: float, high: float, kind: str) -> str:
+def _bar(axis: Axis, low: float, high: float, look: str) -> str:
     """A bar with caps; an end beyond the scale has no cap."""
     caps = "".join(f"M{axis.x(value):.1f} -5v10" for value in (low, high) if axis.low <= value <= axis.high)
-    return f'<path class="bar {kind}" d="M{axis.x(low):.1f} 0H{axis.x(high):.1f}{caps}"/>'
+    return f'<path class="bar {look}" d="M{axis.x(low):.1f} 0H{axis.x(high):.1f}{caps}"/>'
 
 
-def _mark(entry: Entry, x: float) -> str:
+def mark(entry: Entry, x: float, y: float, size: float) -> str:
+    """A bold mark at a position: square for a control, diamond for what was fine-tuned, else round.
+
+    Args:
+        entry: the row.
+        x: position.
+        y: height.
+        size: radius of a round mark.
+    """
     if entry.kind == "control":
-        return f'<rect class="mean control" x="{x - 5.5:.1f}" y="-5.5" width="11" height="11"/>'
-    return f'<circle class="mean {entry.kind}" cx="{x:.1f}" cy="0" r="6"/>'
+        half = size - 0.5
+        place = f'x="{x - half:.1f}" y="{y - half:.1f}"'
+        return f'<rect class="mean control" {place} width="{2 * half:g}" height="{2 * half:g}"/>'
+    if entry.tuned:
+        return f'<path class="mean {entry.look}" d="{diamond(x, y, 1.2 * size)}"/>'
+    return f'<circle class="mean {entry.kind}" cx="{x:.1f}" cy="{y:.1f}" r="{size:g}"/>'
+
+
+def diamond(x: float, y: float, half: float) -> str:
+    """The outline of a diamond about a position."""
+    return f"M{x - half:.1f} {y:.1f}l{half:g} {-half:g}l{half:g} {half:g}l{-half:g} {half:g}z"
 
 
 def _band(control: Entry, axis: Axis) -> str:

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 
 from peftbench.analysis.intervals import Interval
-from peftbench.analysis.results import gain
+from peftbench.analysis.results import gain, how
 from peftbench.protocol.names import CLINICAL_CONTROL
-from peftbench.reporting.content import COMPARED, Entry, Section
+from peftbench.reporting.content import COMPARED, USUAL_PROBE, Entry, Section
 from peftbench.reporting.words import IMAGES_OF, between, control_phrase, listed, number, plural, shown, spread
 
 WORSE_THAN_CHANCE = -0.05
@@ -21,14 +21,19 @@ UNTRAINED_LESSON = "The score does not show that pretraining helps."
 def reading(section: Section) -> list[str]:
     """What a task's scores say: against the controls, then against untrained weights; one paragraph a comparison.
 
-    Rows are compared only where they share rows, split, probe and regime; where there are several such groups each
-    paragraph opens with what sets it apart. Of many, the usual probe's is told and the others are counted.
+    Rows are compared only where they share rows, split, probe (or were fine-tuned) and regime; where there are several
+    such groups each paragraph opens with what sets it apart. Of many, the usual probe's is told, and that of what was
+    fine-tuned beside it, and the others are counted.
     """
     groups = section.groups
     apart = section.varying(COMPARED) if len(groups) > 1 else []
-    told = groups if len(groups) <= MOST_GROUPS else [section.reference]
-    paragraphs = [" ".join([*_which(group[0], apart), *read_group(group)]) for group in told]
-    return [*paragraphs, *([_others(section)] if len(told) < len(groups) else [])]
+    first = section.told_first
+    rest = [group for group in groups if group not in first] if len(groups) <= MOST_GROUPS else []
+    paragraphs = [
+        " ".join([*_which(group[0], apart), *read_group(group), *beside_probe(group, section.entries)])
+        for group in (*first, *rest)
+    ]
+    return [*paragraphs, *([_others(section)] if len(paragraphs) < len(groups) else [])]
 
 
 def read_group(entries: Sequence[Entry]) -> list[str]:
@@ -139,6 +144,30 @@ def beside_clinical(entries: Sequence[Entry], controls: Sequence[Entry]) -> list
     return [f"{top.name}, {verdict} these variables alone: the difference is {_shift(difference)}."]
 
 
+def beside_probe(group: Sequence[Entry], entries: Sequence[Entry]) -> list[str]:
+    """Whether the best fine-tuned row of a group beats the linear probe of its own backbone on the same folds.
+
+    Args:
+        group: rows that may be compared with each other.
+        entries: all rows of the section.
+    """
+    tuned = [entry for entry in group if entry.tuned and entry.kind == "pretrained"]
+    if not tuned:
+        return []
+    top = best(tuned)
+    probes = [each for each in entries if each.record.config.probe == USUAL_PROBE and each.ground == top.ground]
+    own = [each for each in probes if each.record.config.backbone == top.record.config.backbone]
+    if not own:
+        return [f"No linear probe of {top.title} was run on the same folds, so what fine-tuning adds is not known."]
+    difference = gain(top.record, best(own).record)
+    if math.isnan(difference.low):
+        return [f"Whether {top.name} does better than its linear probe cannot be said: it takes two folds."]
+    if difference.low > 0:
+        return [f"{top.name} beats its linear probe by {_size(difference)}."]
+    verdict = "does worse than" if difference.high < 0 else "is not distinguishable from"
+    return [f"{top.name} {verdict} its linear probe: the difference is {_shift(difference)}."]
+
+
 def curve_words(section: Section) -> list[str]:
     """From how many images on the best pretrained backbone beats its strongest control, a sentence a regime."""
     said = []
@@ -162,7 +191,8 @@ def shots_of(entry: Entry) -> int:
 def series_of(entry: Entry) -> tuple[object, ...]:
     """What the points of one learning curve share."""
     config = entry.record.config
-    return (config.backbone, config.probe, config.regime, config.split_digest, config.features, config.version)
+    learnt = (config.probe, config.strategy, how(entry.record)) if entry.tuned else (config.probe,)
+    return (config.backbone, *learnt, config.regime, config.split_digest, config.features, config.version)
 
 
 def against_untrained(pretrained: Entry, untrained: Entry) -> str:
@@ -199,7 +229,7 @@ def _from_when(regime: str, top: Entry, line: Sequence[Entry]) -> str:
         if not entry.gain.low > 0:
             break
         start = shots_of(entry)
-    name = f"{_capital(regime)}: {top.title} ({top.record.config.probe})"
+    name = f"{_capital(regime)}: {top.title} ({top.learner})"
     if start is None:
         sizes = f"{plural(shots_of(line[-1]), 'image')}{IMAGES_OF.get(regime, '')}"
         return f"{name} is not shown to beat its strongest control with {sizes}, the most that were tried."
@@ -208,16 +238,17 @@ def _from_when(regime: str, top: Entry, line: Sequence[Entry]) -> str:
 
 def _others(section: Section) -> str:
     """The groups beside the reference, counted: in how many a pretrained backbone beats its strongest control."""
-    first = section.reference[0].compared_as
-    rest = [group for group in section.groups if group[0].compared_as != first]
+    first = {group[0].compared_as for group in section.told_first}
+    rest = [group for group in section.groups if group[0].compared_as not in first]
     tops = [top for group in rest if (top := best_pretrained(group)) is not None]
     if not tops:
         return "No pretrained backbone was run under the others."
     won = sum(any(each.kind == "pretrained" and each.gain.low > 0 for each in group) for group in rest)
     top = best(tops)
     columns = section.varying(COMPARED)
-    told = ", ".join(f"{column} {shown(top.row[column])}" for column in columns)
-    run = f"{plural(len(rest), 'other choice')} of {listed(columns)} {'was' if len(rest) == 1 else 'were'} run"
+    told = ", ".join([*([top.learner] if top.tuned else []), *(_choice(top, column) for column in columns)])
+    choices = f"{plural(len(rest), 'other choice')} of {listed(columns or ['settings'])}"
+    run = f"{choices} {'was' if len(rest) == 1 else 'were'} run"
     return (
         f"Beside this, {run}; under {won} of them a pretrained backbone beats its strongest control. The highest MCC "
         f"is that of {top.title} ({told}): {spread(*top.mcc)}; as the best of so many it flatters."
@@ -263,8 +294,12 @@ def _turned(difference: Interval) -> Interval:
 
 
 def _which(entry: Entry, columns: Sequence[str]) -> list[str]:
-    told = ", ".join(f"{column} {shown(entry.row[column])}" for column in columns)
+    told = ", ".join(_choice(entry, column) for column in columns)
     return [f"{_capital(told)}:"] if told else []
+
+
+def _choice(entry: Entry, column: str) -> str:
+    return "fine-tuned" if column == "probe" and entry.tuned else f"{column} {shown(entry.row[column])}"
 
 
 def _capital(text: str) -> str:

@@ -13,6 +13,7 @@ from peftbench.protocol.records import Record, iter_records, read_predictions
 from peftbench.protocol.results import ReportResult
 from peftbench.protocol.workspace import Workspace
 from peftbench.reporting.content import Card, sections
+from peftbench.reporting.courses import read_courses
 from peftbench.reporting.markdown import markdown
 from peftbench.reporting.page import page
 from stores.atomic import write_atomic
@@ -46,7 +47,8 @@ def report(
     told.start("writing the report", 3)
     table = results_table(records, lambda record: read_predictions(folders[record.identity][0]))
     cards = read_cards(place, records)
-    parts, stamp = sections(records, table, cards), _stamp()
+    courses = {identity: read_courses(where, record) for identity, (where, record) in folders.items()}
+    parts, stamp = sections(records, table, cards, courses), _stamp()
     folder = place.report if out is None else Path(out)
     documents = {
         MARKDOWN: markdown(parts, records, cards, stamp),

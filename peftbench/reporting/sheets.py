@@ -6,13 +6,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from peftbench.protocol.names import TRAINED
 from peftbench.protocol.records import Record
-from peftbench.reporting.content import KEY_LENGTH, Entry, Section, fold_counts
+from peftbench.reporting.content import KEY_LENGTH, Entry, Section, fold_counts, key_text
 from peftbench.reporting.reading import best, best_pretrained, strongest
 from peftbench.reporting.words import ABSENT, backbone_title, between, kind_of, number, plural, shown, spread
 
-APART = ("probe", "regime", "shots", "draws", "scheme", "folds", "seed", "version", "precision", "features")
-"""Columns that are shown only where rows differ in them; `features` only where nothing before it tells rows apart."""
+APART = ("probe", "regime", "shots", "draws", "scheme", "folds", "seed", "version", "precision")
+"""Columns that are shown only where rows differ in them."""
+
+LAST_APART = ("settings", "features", "identity")
+"""Columns that are shown only where nothing before them tells rows apart."""
 
 
 INTERVAL = "95 % interval"
@@ -137,13 +141,13 @@ def controls_named(entries: Iterable[Entry]) -> set[str]:
 
 def apart_columns(section: Section) -> list[str]:
     """Columns that tell the rows of a section apart, no more than are needed for it."""
-    shown = section.varying(APART[:-1])
+    shown = section.varying(APART)
     rows = [entry.row for entry in section.entries if entry.kind != "control"]
-    keys = {tuple(str(row[column]) for column in ("backbone", "strategy", *shown)) for row in rows}
-    if len(keys) == len(rows):
-        return shown
-    alike = len({(row["backbone"], row["strategy"], row["features"]) for row in rows}) < len(rows)
-    return [*shown, *section.varying(APART[-1:]), *(["identity"] if alike else [])]
+    for column in LAST_APART:
+        keys = {tuple(str(row[each]) for each in ("backbone", "strategy", *shown)) for row in rows}
+        if len(keys) < len(rows):
+            shown += section.varying([column])
+    return shown
 
 
 def _gain_head(section: Section) -> str:
@@ -160,7 +164,7 @@ def control_title(backbone: str) -> str:
 
 
 def glance_sheet(parts: Sequence[Section]) -> Sheet:
-    """One row a task: the best pretrained backbone beside its strongest control."""
+    """One row a task, and one of what was fine-tuned: the best pretrained backbone beside its strongest control."""
     columns = (
         Column("Task", numeric=False),
         Column("Patients", "with event"),
@@ -171,8 +175,7 @@ def glance_sheet(parts: Sequence[Section]) -> Sheet:
         Column("Gain in MCC", INTERVAL),
     )
     notes = Footnotes()
-    shown_parts = [part for part in parts if part.entries]
-    rows = tuple(_glance_row(section, section.reference, notes) for section in shown_parts)
+    rows = tuple(_glance_row(section, group, notes) for section in parts for group in section.told_first)
     caption = "The best pretrained backbone of each task beside its strongest control"
     return Sheet(caption, columns, rows, notes.by_mark())
 
@@ -220,13 +223,21 @@ def exclusions(section: Section) -> str:
 
 
 def features_sheet(records: Sequence[Record]) -> Sheet:
-    """One row a feature store that the records were made from, controls last."""
-    found: dict[tuple[str, str], tuple[Cell, ...]] = {}
+    """One row a feature store that the records were made from, or a backbone that was fine-tuned, controls last."""
+    found: dict[tuple[str, ...], tuple[Cell, ...]] = {}
     for record in sorted(records, key=lambda each: kind_of(each.config.backbone) == "control"):
-        found.setdefault((record.config.backbone, record.config.features), _features_row(record))
+        recipe = record.provenance["features"].get("recipe", {})
+        key = (record.config.backbone, record.config.features, *(str(recipe.get(each)) for each in FORWARD))
+        found.setdefault(key, _features_row(record))
     heads = ("Backbone", "Feature key", "Weights", "Forward pass", "Input", "Libraries")
     columns = tuple(Column(head, numeric=False) for head in heads)
-    return Sheet("Features that were probed; keys and digests are shortened", columns, tuple(found.values()))
+    tuned = any(record.config.probe == TRAINED for record in records)
+    what = "Features that were probed, and backbones that were fine-tuned" if tuned else "Features that were probed"
+    return Sheet(f"{what}; keys and digests are shortened", columns, tuple(found.values()))
+
+
+FORWARD = ("precision", "device")
+"""What may differ between fine-tunings of one backbone; a feature store's key holds it."""
 
 
 def versions_text(packages: Mapping[str, str]) -> str:
@@ -237,7 +248,8 @@ def versions_text(packages: Mapping[str, str]) -> str:
 def _features_row(record: Record) -> tuple[Cell, ...]:
     origin = record.provenance["features"]
     recipe: Mapping[str, Any] = origin.get("recipe", {})
-    texts = [backbone_title(record.config.backbone), record.config.features[:KEY_LENGTH]]
+    key = "fine-tuned" if record.config.probe == TRAINED else record.config.features[:KEY_LENGTH]
+    texts = [backbone_title(record.config.backbone), key]
     if recipe:
         transform = str(recipe["transform"]).replace("|", ", ").replace(";", "; ")
         texts += [str(recipe["weights"])[:KEY_LENGTH], f"{recipe['precision']}, {recipe['device']}", transform]
@@ -249,7 +261,8 @@ def _features_row(record: Record) -> tuple[Cell, ...]:
 
 def _glance_row(section: Section, group: Sequence[Entry], notes: Footnotes) -> tuple[Cell, ...]:
     facts = section.facts
-    first = (Cell(section.heading), Cell(f"{facts['patients']:,} ({facts['event_patients']:,})"))
+    name = section.heading + (", fine-tuned" if group[0].tuned and len(section.told_first) > 1 else "")
+    first = (Cell(name), Cell(f"{facts['patients']:,} ({facts['event_patients']:,})"))
     top = best_pretrained(group)
     control = control_of(top, group)
     reference = (Cell(ABSENT), Cell(ABSENT))
@@ -258,7 +271,7 @@ def _glance_row(section: Section, group: Sequence[Entry], notes: Footnotes) -> t
     if top is None:
         mark = notes.mark("no pretrained backbone was run")
         return *first, Cell(ABSENT, mark), Cell(ABSENT), *reference, Cell(ABSENT)
-    several = len(section.groups) > 1
+    several = len(section.groups) > len(section.told_first)
     mark = notes.mark("one of several splits, seeds, probes or regimes; the section below shows all" if several else "")
     return *first, Cell(top.name, mark), score_cell(top, "mcc", notes), *reference, gain_cell(top, notes)
 
@@ -271,8 +284,10 @@ def control_of(entry: Entry | None, group: Sequence[Entry]) -> Entry | None:
 
 def _plain(entry: Entry, column: str) -> Cell:
     # What a backbone's features are says nothing of a control, which has none.
-    blank = entry.kind == "control" and column in {"precision", "features", "identity"}
-    return Cell("" if blank else shown(entry.row[column])[:KEY_LENGTH] or ABSENT)
+    blank = entry.kind == "control" and column in {"precision", *LAST_APART}
+    text = key_text(entry.row, column) if column in LAST_APART else shown(entry.row[column])
+    # Settings are told of those rows only that would be taken for each other.
+    return Cell("" if blank else text or ("" if column == "settings" else ABSENT))
 
 
 def _permutations(section: Section) -> str:

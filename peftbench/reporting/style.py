@@ -1,20 +1,70 @@
-"""The page's style sheet: one column of text, tables as in print, light, dark and on paper."""
+"""The style sheet of pages and drawings: one column of text, tables as in print, light, dark and on paper."""
 
-STYLE = """
-:root {
+LIGHT = {
+    "paper": "#fff", "ink": "#1b1f24", "muted": "#5a6470", "rule": "#d5dae0", "strong": "#1b1f24", "tint": "#f4f6f8",
+    "accent": "#1f5582", "tuned": "#0f7358", "untrained": "#97600a", "control": "#69727d",
+    "band": "rgba(105, 114, 125, .15)",
+}  # fmt: skip
+"""Colours by their role on a light ground."""
+
+DARK = {
+    "paper": "#14171a", "ink": "#e3e6ea", "muted": "#9aa4af", "rule": "#353c44", "strong": "#aab3bd", "tint": "#1c2126",
+    "accent": "#7db4e3", "tuned": "#5fcaa4", "untrained": "#e0ae5c", "control": "#a3acb6",
+    "band": "rgba(163, 172, 182, .16)",
+}  # fmt: skip
+"""The same roles on a dark ground."""
+
+SANS = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif'
+
+
+def _variables(colours: dict[str, str]) -> str:
+    return " ".join(f"--{role}: {colour};" for role, colour in colours.items())
+
+
+_ROOT = f"""
+:root {{
   color-scheme: light dark;
-  --paper: #fff; --ink: #1b1f24; --muted: #5a6470; --rule: #d5dae0; --strong: #1b1f24; --tint: #f4f6f8;
-  --accent: #1f5582; --untrained: #97600a; --control: #69727d; --band: rgb(105 114 125 / .15);
+  {_variables(LIGHT)}
   --serif: "Iowan Old Style", "Palatino Linotype", Palatino, Charter, "Liberation Serif", Georgia, serif;
-  --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif;
-}
-@media screen and (prefers-color-scheme: dark) {
-  :root {
-    --paper: #14171a; --ink: #e3e6ea; --muted: #9aa4af; --rule: #353c44; --strong: #aab3bd; --tint: #1c2126;
-    --accent: #7db4e3; --untrained: #e0ae5c; --control: #a3acb6; --band: rgb(163 172 182 / .16);
-  }
-}
-* { box-sizing: border-box; }
+  --sans: {SANS};
+}}
+@media screen and (prefers-color-scheme: dark) {{
+  :root {{ {_variables(DARK)} }}
+}}
+"""
+
+DRAWING = """svg text { fill: var(--ink); font-size: 13px; }
+svg .tick, svg .axis { fill: var(--muted); font-size: 12px; text-anchor: middle; font-variant-numeric: tabular-nums; }
+svg .side { fill: var(--muted); font-size: 12px; text-anchor: end; font-variant-numeric: tabular-nums; }
+svg .value { text-anchor: end; font-weight: 600; font-variant-numeric: tabular-nums; }
+svg .aside { fill: var(--muted); font-size: 11.5px; }
+svg .grid { stroke: var(--rule); stroke-width: 1; }
+svg .zero, svg .base { stroke: var(--strong); stroke-width: 1; }
+svg .band { fill: var(--band); } svg .range { fill: var(--accent); fill-opacity: .14; }
+svg .range.tuned { fill: var(--tuned); }
+svg .reference { stroke: var(--control); stroke-width: 1.3; stroke-dasharray: 4 3; }
+svg .dot { fill-opacity: .55; }
+svg .dot.pretrained { fill: var(--accent); } svg .dot.random { fill: var(--untrained); }
+svg .dot.control { fill: var(--control); }
+svg .bar { fill: none; stroke-width: 1.6; }
+svg .mean { stroke-width: 2; stroke: var(--paper); }
+svg .bar.pretrained { stroke: var(--accent); } svg .mean.pretrained { fill: var(--accent); }
+svg .bar.random { stroke: var(--untrained); }
+svg .mean.random { fill: var(--paper); stroke: var(--untrained); stroke-width: 2.4; }
+svg .dot.tuned { fill: var(--tuned); }
+svg .bar.tuned { stroke: var(--tuned); } svg .mean.pretrained.tuned { fill: var(--tuned); }
+svg .mean.random.tuned { stroke: var(--tuned); }
+svg .bar.control { stroke: var(--control); } svg .mean.control { fill: var(--control); }
+svg .course { fill: none; stroke: var(--accent); stroke-width: 1.5; stroke-linejoin: round; }
+svg .course.train { stroke: var(--control); stroke-width: 1.3; stroke-dasharray: 5 2.5; }
+svg .point { fill: var(--accent); } svg .point.train { fill: var(--control); }
+svg .kept { fill: var(--accent); stroke: var(--paper); stroke-width: 1.6; }
+"""
+"""Rules of what is drawn, on the page and in files of their own."""
+
+STYLE = (
+    _ROOT
+    + """* { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 1.0625rem/1.55 var(--serif);
   overflow-wrap: break-word; }
@@ -62,25 +112,9 @@ figure { margin: 0; max-width: 32rem; break-inside: avoid; }
 figcaption { font: .82rem/1.45 var(--sans); color: var(--muted); margin-bottom: .7rem; }
 figcaption b { color: var(--ink); font-weight: 600; }
 svg { display: block; width: 100%; height: auto; overflow: hidden; font-family: var(--sans); }
-svg text { fill: var(--ink); font-size: 13px; }
-svg .tick, svg .axis { fill: var(--muted); font-size: 12px; text-anchor: middle; font-variant-numeric: tabular-nums; }
-svg .side { fill: var(--muted); font-size: 12px; text-anchor: end; font-variant-numeric: tabular-nums; }
-svg .value { text-anchor: end; font-weight: 600; font-variant-numeric: tabular-nums; }
-svg .aside { fill: var(--muted); font-size: 11.5px; }
-svg .grid { stroke: var(--rule); stroke-width: 1; }
-svg .zero, svg .base { stroke: var(--strong); stroke-width: 1; }
-svg .band { fill: var(--band); } svg .range { fill: var(--accent); fill-opacity: .14; }
-svg .reference { stroke: var(--control); stroke-width: 1.3; stroke-dasharray: 4 3; }
-svg .dot { fill-opacity: .55; }
-svg .dot.pretrained { fill: var(--accent); } svg .dot.random { fill: var(--untrained); }
-svg .dot.control { fill: var(--control); }
-svg .bar { fill: none; stroke-width: 1.6; }
-svg .mean { stroke-width: 2; stroke: var(--paper); }
-svg .bar.pretrained { stroke: var(--accent); } svg .mean.pretrained { fill: var(--accent); }
-svg .bar.random { stroke: var(--untrained); }
-svg .mean.random { fill: var(--paper); stroke: var(--untrained); stroke-width: 2.4; }
-svg .bar.control { stroke: var(--control); } svg .mean.control { fill: var(--control); }
-.methods { display: grid; grid-template-columns: minmax(7rem, 10rem) 1fr; gap: .6rem 1.6rem; margin: 0;
+"""
+    + DRAWING
+    + """.methods { display: grid; grid-template-columns: minmax(7rem, 10rem) 1fr; gap: .6rem 1.6rem; margin: 0;
   font-size: .98rem; max-width: 52rem; }
 .methods dt { font: 600 .88rem/1.75 var(--sans); }
 .methods dd { margin: 0; }
@@ -110,6 +144,7 @@ footer { padding-top: 2.2rem; padding-bottom: 3rem; font: .82rem/1.5 var(--sans)
   .wide td[data-detail]::before { content: attr(data-label) ", " attr(data-detail); }
   .wide tbody tr > *, .wide span { min-width: 0; overflow-wrap: anywhere; }
   .wide td.number span { flex: none; }
+  .wide td:has(> span:empty) { display: none; }
 }
 @media print {
   @page { margin: 18mm 16mm; }
@@ -126,3 +161,18 @@ footer { padding-top: 2.2rem; padding-bottom: 3rem; font: .82rem/1.5 var(--sans)
   svg, tr.quiet > * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
+)
+"""Of the page."""
+
+
+def drawing_style() -> str:
+    """The rules of a drawing that is a file of its own: colours written out, for programs that know no variables."""
+    dark = _written_out(DARK)
+    return f"{_written_out(LIGHT)}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
+
+
+def _written_out(colours: dict[str, str]) -> str:
+    rules = f"svg {{ font-family: {SANS}; }}\nsvg .paper {{ fill: var(--paper); }}\n{DRAWING}"
+    for role, colour in colours.items():
+        rules = rules.replace(f"var(--{role})", colour)
+    return rules

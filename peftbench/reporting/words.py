@@ -1,12 +1,12 @@
 """Numbers and names as a reader sees them; the tables on disk keep full precision."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from peftbench.backbones.registry import parse_backbone
 from peftbench.errors import ConfigError, UnknownNameError
-from peftbench.protocol.names import CONTROL_PREFIX, RANDOM_MARK, WITH_CLINICAL
+from peftbench.protocol.names import CONTROL_PREFIX, RANDOM_MARK, TRAINED, WITH_CLINICAL
 
 ABSENT = "\N{EN DASH}"
 """Stands where there is no number; a footnote says why."""
@@ -57,6 +57,27 @@ def backbone_title(backbone: str) -> str:
         title = architecture
     title = f"{title}, random weights (seed {seed})" if mark else title
     return title if alone == backbone else f"{title}, with clinical variables"
+
+
+def learner(strategy: str, probe: str) -> str:
+    """What learnt, in a word or two: a probe by its name, what was fine-tuned by its strategy.
+
+    A linear head is both: `logistic` on stored features, `trained LP` on streamed images.
+    """
+    if probe != TRAINED:
+        return probe
+    return f"trained {strategy}" if strategy == "LP" else strategy
+
+
+def value_text(value: object) -> str:
+    """A setting's value as a table shows it."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{str(key).replace('_', ' ')} {value_text(each)}" for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(value_text, value))
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def control_phrase(backbone: str, *, several: bool = False) -> str:

@@ -2,16 +2,21 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from peftbench.analysis.results import results_table
+from peftbench.finetuning.history import HISTORY_FILE, history_table
 from peftbench.protocol import metrics
-from peftbench.protocol.records import FoldScore, Record, RunConfig
+from peftbench.protocol.names import TRAINED
+from peftbench.protocol.records import FoldScore, Record, RunConfig, write_predictions
 from peftbench.protocol.scoring import distribution, reliability_curve, summarise
+from peftbench.protocol.workspace import Workspace
 from peftbench.reporting.content import Section, sections
+from peftbench.reporting.courses import courses_of
 
 FACTS = {
     "question": "Why?", "cohort": "made-up", "unit": "image", "caveat": "few patients", "images": 50, "patients": 40,
@@ -75,6 +80,85 @@ def record(backbone: str, mcc: Sequence[float], **changes: Any) -> Record:
         notes=changes.get("notes", []), cost={}, predictions_digest="", status="complete",
         provenance={**provenance, **changes.get("provenance", {})}, **beside,
     )  # fmt: skip
+
+
+RATES = (0.01, 0.001)
+"""Of the heads of a training; the first is kept."""
+
+COST = {
+    "device": "cpu", "precision": "fp32", "trainable_parameters": 2562, "trainable_percent": 0.0759, "epochs": 30,
+    "images_per_second": 12.5, "gpu_memory_mb": None, "energy_joules": None, "peak_memory_mb": 1500.0,
+    "seconds": {"train": 100.0, "validate": 20.0},
+}  # fmt: skip
+
+
+def tuned(backbone: str, mcc: Sequence[float], strategy: str = "LoRA r8", *, kept: int = 3, **changes: Any) -> Record:
+    """A record of a fine-tuning; `kept` is the epoch that was kept in every fold, `set_` what its settings say else."""
+    name, _, rank = strategy.partition(" r")
+    settings = {
+        "strategy": name, "rank": int(rank) if rank else None, "epochs": 6, "learning_rate": 1e-3,
+        "choose_by": "log-loss", "augmentation": None, "head_learning_rates": list(RATES), **changes.pop("set_", {}),
+    }  # fmt: skip
+    cost = {**COST, **changes.pop("cost", {})}
+    made = record(backbone, mcc, probe=TRAINED, strategy=strategy, settings=settings, **changes)
+    chosen = {"epoch": kept, "epochs": settings["epochs"], "head_learning_rate": RATES[0]}
+    told = [{**score, "chosen": chosen} for score in made.scores]
+    return made.model_copy(update={"scores": told, "cost": cost})
+
+
+def history_of(made: Record, *, epochs: int = 6) -> pd.DataFrame:
+    """A history of every fold and draw of a record: losses fall to the kept epoch, and rise behind it."""
+    cells = {(score["fold"], score["draw"]): score["chosen"]["epoch"] for score in made.scores}
+    rows = []
+    for (fold, draw), kept in cells.items():
+        told = []
+        for epoch in range(1, epochs + 1):
+            row: dict[str, Any] = {"epoch": epoch, "rate": 1e-3, "seconds": 1.0, "images_per_second": 10.0}
+            for at, rate in enumerate(RATES):
+                off = 0.01 * fold + 0.001 * draw + 0.2 * at
+                row |= {f"train_loss_{rate:g}": 0.7 / epoch + off, f"validation_mcc_{rate:g}": 0.5 - off}
+                row[f"validation_loss_{rate:g}"] = 0.4 + off + 0.05 * abs(epoch - kept)
+            told.append(row)
+        rows.append((fold, draw, told))
+    return history_table(rows)
+
+
+def tuned_sections(records: Sequence[Record]) -> list[Section]:
+    """The sections of a report of records, those that were fine-tuned with their histories."""
+    found = [each for each in records if each.config.probe == TRAINED and not each.config.external]
+    courses = {each.identity: courses_of(history_of(each), each) for each in found}
+    return sections(records, results_table(records, load), {}, courses)
+
+
+def write(made: Record, place: Workspace, *, history: pd.DataFrame | None = None) -> Path:
+    """Put a record into a workspace, with its history if it has one; answers its folder."""
+    folder = made.config.folder(place)
+    digest = write_predictions(folder, outcomes(0.3))
+    made.model_copy(update={"predictions_digest": digest}).write(folder)
+    if history is not None:
+        history.to_csv(folder / HISTORY_FILE, index=False)
+    return folder
+
+
+def fine_tuned() -> list[Record]:
+    """One task, a backbone probed and fine-tuned in several ways, on all of the training part and on few images."""
+    beside = {"null": NULL, "strata": STRATA, "reliability": curve()}
+    levels = {"LP": 0.35, "FFT": 0.5, "LoRA r4": 0.45, "LoRA r8": 0.48, "BitFit": 0.4, "IA3": 0.42}
+    shifts = (0.02, -0.02, 0.01, -0.01, 0.0)
+
+    def folds(level: float) -> list[float]:
+        return [level + each for each in shifts]
+
+    made = [tuned("resnet18", folds(level), strategy, **beside) for strategy, level in levels.items()]
+    made += [tuned("resnet18@random:0", folds(0.2), "FFT", **beside)]
+    probed = {"resnet18": 0.36, "resnet18@random:0": 0.15, "control:view": 0.1, "control:center": 0.12}
+    made += [record(name, folds(level), **beside) for name, level in probed.items()]
+    for size in (2, 4, 8):
+        few = {"regime": "few-shot", "shots": size, "draws": 4}
+        made += [tuned("resnet18", folds(0.1 * math.log2(size)), "LoRA r8", **few)]
+        made += [record(name, folds(level * math.log2(size)), **few) for name, level in
+                 (("resnet18", 0.08), ("control:view", 0.03))]  # fmt: skip
+    return made
 
 
 def outcomes(skill: float, *, seed: int = 0, patients: int = 60, fold: int = -1) -> pd.DataFrame:

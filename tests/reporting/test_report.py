@@ -304,13 +304,24 @@ def _page_of_all() -> str:
     return page(report_kit.sections_of(records), records, {}, "now")
 
 
+def _page_of_fine_tuned() -> str:
+    name = "anunusuallylongname" * 12
+    records = [*report_kit.fine_tuned(), report_kit.tuned(name, [0.1, 0.2, 0.4], name, set_={name: [name]})]
+    return page(report_kit.tuned_sections(records), records, {}, "now")
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on this machine")
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("which", ["usual", "long names", "everything"])
+@pytest.mark.parametrize("which", ["usual", "long names", "everything", "fine-tuned"])
 def test_the_page_never_overflows_sideways(written: dict[str, str], width: int, which: str, tmp_path: Path) -> None:
     """A frame of that width, because a headless window is never narrower than 500 pixels; what is folded is open."""
-    made = {"usual": lambda: written["report.html"], "long names": _page_of_long_names, "everything": _page_of_all}
+    made = {
+        "usual": lambda: written["report.html"],
+        "long names": _page_of_long_names,
+        "everything": _page_of_all,
+        "fine-tuned": _page_of_fine_tuned,
+    }
     text = made[which]().replace("<details>", "<details open>")
     document = html.escape(text)
     frame = f'<iframe style="border:0;width:{width}px;height:900px" srcdoc="{document}"></iframe>'
