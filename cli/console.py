@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NoReturn, Self
@@ -12,6 +13,12 @@ from typing import Any, Literal, NoReturn, Self
 import typer
 
 USER_ERROR = 2
+
+PREEMPTED = 75
+"""Exit code of a job that was told to stop and can go on: EX_TEMPFAIL of sysexits.h, "try again"."""
+
+STATUS_SECONDS = 10.0
+"""Between two lines on where a job stands, in a log."""
 
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -26,6 +33,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self.preempted: int | None = None
 
     def note(self, number: int, _frame: object) -> None:
         """The handler."""
@@ -48,21 +56,31 @@ class Signals:
 
     @property
     def exit_code(self) -> int:
-        """128 and the signal's number, as a shell would say it."""
+        """128 and the signal's number, as a shell would say it; of a preempted job what it was told to say."""
+        if self.preempted is not None and self.received in (signal.SIGTERM, signal.SIGUSR1):
+            return self.preempted
         return 128 + int(self.received or signal.SIGINT)
 
 
 SIGNALS = Signals()
 
 
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
 @contextmanager
-def reported(*, debug: bool) -> Iterator[None]:
+def reported(*, debug: bool, preempted: int | None = None) -> Iterator[None]:
     """Turn whatever goes wrong in the block into one message on stderr and an exit code; no traceback.
 
     2 for everything the user can mend, 130 for Ctrl-C, 143 for SIGTERM.
+
+    Args:
+        debug: show the traceback as well.
+        preempted: exit code on SIGTERM, and on SIGUSR1, which clusters send ahead of it; None for those of a shell.
     """
-    SIGNALS.received = None
-    previous = {each: signal.signal(each, SIGNALS.note) for each in (signal.SIGINT, signal.SIGTERM)}
+    SIGNALS.received, SIGNALS.preempted = None, preempted
+    watched = _STOPS if preempted is None else (*_STOPS, signal.SIGUSR1)
+    previous = {each: signal.signal(each, SIGNALS.note) for each in watched}
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -192,10 +210,12 @@ class TerminalProgress:
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}", markup=False),
             console=self._console,
             disable=not self._console.is_terminal,
         )
         self._job: Any = None
+        self._said = 0.0
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -207,7 +227,8 @@ class TerminalProgress:
     def start(self, label: str, total: int) -> None:
         """A job of `total` items begins."""
         SIGNALS.check()
-        self._job = self._bars.add_task(label, total=total, rate="")
+        self._job = self._bars.add_task(label, total=total, rate="", status="")
+        self._said = 0.0
         if not self._console.is_terminal:
             say(f"{label}: {total}")
 
@@ -219,6 +240,14 @@ class TerminalProgress:
         self._bars.advance(self._job, count)
         speed = self._bars.tasks[self._job].speed
         self._bars.update(self._job, rate=f"{speed:.1f}/s" if speed else "")
+
+    def status(self, message: str) -> None:
+        """Where the job stands now: behind its bar; where stderr is no terminal, a line every few seconds."""
+        if self._job is not None:
+            self._bars.update(self._job, status=message)
+        if not self._console.is_terminal and time.monotonic() - self._said > STATUS_SECONDS:
+            self._said = time.monotonic()
+            say(message)
 
     def note(self, message: str) -> None:
         """Something that the user should read."""

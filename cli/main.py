@@ -8,8 +8,10 @@ from cli.console import USER_ERROR
 from cli.doctor import doctor
 from cli.extract import extract
 from cli.fidelity import fidelity
+from cli.finetune import finetune
 from cli.list import list_names
 from cli.phantom import phantom
+from cli.predict import predict
 from cli.prepare import prepare
 from cli.probe import probe
 from cli.report import report
@@ -20,7 +22,7 @@ from cli.weights import app as weights
 app = typer.Typer(
     name="peftbench",
     help="Which pretrained model, adapted how, predicts the outcome of your chest X-rays best, and is the difference "
-    "real? Start with `prepare`, then `extract`, `probe`, `report`.",
+    "real? Start with `prepare`, then `extract`, `probe`, `finetune`, `report`, `predict`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -30,6 +32,8 @@ app.command("prepare")(prepare)
 app.command("extract")(extract)
 app.command("fidelity")(fidelity)
 app.command("probe")(probe)
+app.command("finetune")(finetune)
+app.command("predict")(predict)
 app.command("report")(report)
 app.add_typer(splits)
 app.add_typer(store)

@@ -28,6 +28,7 @@ from cli.probe_options import (
     WithOption,
     WorkersOption,
 )
+from cli.shots import numbers_of
 from peftbench.protocol.names import CONTROL_PREFIX, COX
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def probe(
                 probe=probe or "logistic",
                 split=split,
                 regime=regime,
-                shots=None if shots is None else _numbers(shots),
+                shots=None if shots is None else numbers_of("--shots", shots),
                 draws=draws,
                 with_=with_ or (),
                 external=external,
@@ -92,15 +93,6 @@ def probe(
             )
         answer(result.to_json(), as_json=as_json, table=_table(result.results))
         _explain(result.results)
-
-
-def _numbers(text: str) -> list[int]:
-    from peftbench.errors import ConfigError
-
-    try:
-        return [int(each) for each in text.split(",") if each.strip()]
-    except ValueError as error:
-        raise ConfigError(f"--shots is {text!r}, expected whole numbers separated by commas, e.g. 2,4,8") from error
 
 
 def _table(rows: "list[ProbeRow]") -> Table:

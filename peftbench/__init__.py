@@ -1,8 +1,9 @@
 """Which pretrained model, adapted how, predicts the outcome of your chest X-rays best, and is the difference real?
 
-Every verb of the command line is a function here: `phantom`, `prepare`, `extract`, `probe`, `report`, `list`, `doctor`,
-those of the groups `splits`, `store` and `weights` in `peftbench.splits`, `peftbench.store` and `peftbench.weights`.
-Importing the package imports nothing heavy; torch is needed by `extract` alone.
+Every verb of the command line is a function here: `phantom`, `prepare`, `extract`, `probe`, `finetune`, `predict`,
+`report`, `list`, `doctor`, those of the groups `splits`, `store` and `weights` in `peftbench.splits`, `peftbench.store`
+and `peftbench.weights`.
+Importing the package imports nothing heavy; torch is needed by `extract`, `fidelity`, `finetune` and `predict` alone.
 """
 
 import importlib
@@ -12,12 +13,14 @@ if TYPE_CHECKING:
     from peftbench import splits, store, weights
     from peftbench.benchmark.catalogue import list_names as list  # noqa: A004 - the verb's name
     from peftbench.benchmark.doctor import doctor
+    from peftbench.benchmark.predict import predict
     from peftbench.cohorts.describe import describe
     from peftbench.cohorts.generate import phantom
     from peftbench.cohorts.prepare import prepare
     from peftbench.errors import PeftbenchError
     from peftbench.extraction.extract import extract
     from peftbench.extraction.faithfulness import fidelity
+    from peftbench.finetuning.finetune import finetune
     from peftbench.probing.probe import probe
     from peftbench.reporting.report import report
 
@@ -27,8 +30,10 @@ __all__ = [
     "doctor",
     "extract",
     "fidelity",
+    "finetune",
     "list",
     "phantom",
+    "predict",
     "prepare",
     "probe",
     "report",
@@ -43,14 +48,16 @@ _HOMES = {
     "doctor": ("peftbench.benchmark.doctor", "doctor"),
     "extract": ("peftbench.extraction.extract", "extract"),
     "fidelity": ("peftbench.extraction.faithfulness", "fidelity"),
+    "finetune": ("peftbench.finetuning.finetune", "finetune"),
     "list": ("peftbench.benchmark.catalogue", "list_names"),
     "phantom": ("peftbench.cohorts.generate", "phantom"),
+    "predict": ("peftbench.benchmark.predict", "predict"),
     "prepare": ("peftbench.cohorts.prepare", "prepare"),
     "probe": ("peftbench.probing.probe", "probe"),
     "report": ("peftbench.reporting.report", "report"),
 }
 
-_MODELS = {"torch", "torchvision", "timm"}
+_MODELS = {"torch", "torchvision", "timm", "peft", "transformers", "safetensors"}
 """Packages of the extra `models`: a base install has none of them."""
 
 

@@ -256,8 +256,11 @@ def _wide(predictions: pd.DataFrame) -> pd.DataFrame:
     return who.join(rows.pivot_table(index="sample_id", columns="draw", values="score"))
 
 
-NOT_COMPARED = frozenset({"permutations", "precision", "device"})
-"""Settings that may differ between records that are set against each other: they change no score, or its last bits."""
+NOT_COMPARED = frozenset({"permutations"})
+"""Settings that may differ between records that are set against each other: they change no score."""
+
+LAST_BITS = frozenset({"precision", "device"})
+"""Settings of a fine-tuning in which its control, untrained weights, may differ from it."""
 
 
 def _rivals(records: Iterable[Record]) -> Callable[[Record], list[Record]]:
@@ -285,16 +288,16 @@ def _ground(record: Record) -> tuple[object, ...]:
 
 def _cell(record: Record) -> tuple[object, ...]:
     config = record.config
-    return (*_ground(record), config.probe, config.strategy, config.draws, how(record))
+    return (*_ground(record), config.probe, config.strategy, config.draws, how(record, NOT_COMPARED | LAST_BITS))
 
 
-def how(record: Record) -> str:
+def how(record: Record, without: frozenset[str] = NOT_COMPARED) -> str:
     """What else must agree before two records are set against each other: how settings are chosen and scores made.
 
-    Canonical JSON of the settings, but for the number of permutations.
+    Canonical JSON of the settings, but for some; by default the number of permutations.
     """
     settings = record.config.settings
-    return canonical_json({name: settings[name] for name in sorted(settings) if name not in NOT_COMPARED})
+    return canonical_json({name: settings[name] for name in sorted(settings) if name not in without})
 
 
 def _row(record: Record, control: Record | None, predictions: Loader | None) -> dict[str, object]:

@@ -207,9 +207,11 @@ def _displacements(drawn: _Drawn, sigma: float, height: int, width: int, like: "
     """
     import torch  # noqa: PLC0415
 
-    noise = torch.empty((len(drawn.seed), 2, height, width))
+    # On the device: drawn on the processor it would take longer than a step of a small network takes a large GPU.
+    noise = torch.empty((len(drawn.seed), 2, height, width), device=like.device)
+    source = torch.Generator(like.device if like.device.type == "cuda" else "cpu")
     for each, seed in zip(noise, drawn.seed.tolist(), strict=True):
-        each.uniform_(-1, 1, generator=torch.Generator().manual_seed(seed))
+        each.uniform_(-1, 1, generator=source.manual_seed(seed))
     strength = drawn.alpha[:, None] / torch.tensor([width, height], dtype=torch.float64)
     blurred = _blur(height, sigma).to(like).T @ noise.to(like) @ _blur(width, sigma).to(like)
     return blurred * strength.to(like)[:, :, None, None]

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from peftbench.backbones.card import BackboneCard
+from peftbench.backbones.loading import tensors_digest
 from peftbench.errors import StrategyError
 from peftbench.strategies.bitfit import BitFit
 from peftbench.strategies.fft import FFT
@@ -146,6 +147,15 @@ def load_learning_state(module: nn.Module, tensors: Mapping[str, torch.Tensor]) 
         )
     for name, tensor in own.items():
         tensor.copy_(tensors[name])
+
+
+def shared_digest(module: nn.Module) -> str:
+    """SHA-256 of VeRA's shared matrices, which no checkpoint holds; empty under all other strategies.
+
+    They follow from the seed, by the generators of the installed torch and the initialisation of the installed peft.
+    """
+    shared = {name: each for name, each in module.named_buffers() if ".vera_A." in name or ".vera_B." in name}
+    return tensors_digest(shared) if shared else ""
 
 
 def _learning(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -57,7 +57,11 @@ def _of_attention(card: BackboneCard, strategy: str) -> tuple[str, ...]:
 
 
 def _of_the_paper(card: BackboneCard, strategy: str) -> tuple[str, ...]:
-    if found := tuple(name for name in card.paper_targets if name in IN_PAPER[strategy]):
+    found = tuple(name for name in card.paper_targets if name in IN_PAPER[strategy])
+    if found and strategy == "IA3":
+        # The authors added the feed-forward layers to whatever list of attention a backbone had.
+        found = (*found, *(name for name in FEED_FORWARD if name in card.layers and name not in found))
+    if found:
         return found
     among = ", ".join(card.paper_targets)
     has = f"the paper adapted {among}" if among else "nothing is known of what the paper adapted there"

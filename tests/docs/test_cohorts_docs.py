@@ -17,7 +17,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "cohorts.md").read_text()
 COMMANDS = re.findall(
     r"^ {4}(peftbench (?:.*\\\n)*.*)$",
-    TEXT + (DOCS / "splits.md").read_text() + (DOCS / "probing.md").read_text(),
+    TEXT + (DOCS / "splits.md").read_text() + (DOCS / "probing.md").read_text() + (DOCS / "finetuning.md").read_text(),
     flags=re.MULTILINE,
 )
 

@@ -1,0 +1,148 @@
+"""How much memory a step takes, and how many images would fit: said before the training, not by its end.
+
+What the backward pass needs is what the forward pass saves for it; autograd itself is asked. With activations computed
+anew that is little, and one block comes on top when its turn comes.
+"""
+
+from typing import Any, NamedTuple, cast
+
+import torch
+
+from peftbench.backbones.device import Precision, autocast
+from peftbench.backbones.memory import free_memory
+from peftbench.errors import DeviceError
+from peftbench.finetuning.checkpointing import checkpointed
+from peftbench.finetuning.classifier import Classifier
+from peftbench.strategies.adapting import batch_norms
+
+ADAM_BYTES = 12
+"""A parameter that learns: its gradient and two moments, each in fp32."""
+
+OVERHEAD = 1.2
+"""What gradients of activations and the libraries' own buffers take beside what is saved."""
+
+
+class Need(NamedTuple):
+    """Bytes that a training takes.
+
+    Attributes:
+        loaded: weights, which are there already.
+        fixed: gradients, moments, and copies of the weights in lower precision, whatever the batch.
+        each: one image of a forward and backward pass.
+    """
+
+    loaded: int
+    fixed: int
+    each: int
+
+    def of(self, images: int) -> int:
+        """Bytes of a forward and backward pass of so many images, weights among them."""
+        return self.loaded + self.fixed + images * self.each
+
+    def fitting(self, free: int) -> int:
+        """The largest power of two of images that fit; 0 where not even one does."""
+        images = 1
+        if self.of(images) > free:
+            return 0
+        while self.of(2 * images) <= free:
+            images *= 2
+        return images
+
+
+def need_of(classifier: Classifier, device: torch.device, precision: Precision) -> Need:
+    """What a step takes, from the forward passes of one black image and of two.
+
+    Args:
+        classifier: on the device; in training mode afterwards.
+        device: where it runs.
+        precision: of the forward pass.
+    """
+    _ask_mode(classifier)
+    one, two = (_saved(classifier, device, precision, images) for images in (1, 2))
+    each = two - one
+    if blocks := checkpointed(classifier.backbone):
+        # In evaluation mode nothing is computed anew: so much is there of one block when its turn comes.
+        classifier.set_modes(training=False)
+        whole = [_saved(classifier, device, precision, images) for images in (1, 2)]
+        each += (whole[1] - whole[0]) // blocks
+    classifier.set_modes(training=True)
+    parameters = list(classifier.parameters())
+    learning = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    total = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    # What does not grow with the images are copies of the weights in lower precision.
+    copies = max(0, 2 * one - two)
+    return Need(total, ADAM_BYTES * learning + copies, int(OVERHEAD * each))
+
+
+def _ask_mode(classifier: Classifier) -> None:
+    """Training mode, but for batch norms: a black picture must not move their statistics."""
+    classifier.set_modes(training=True)
+    for norm in batch_norms(classifier.backbone).values():
+        norm.eval()
+
+
+def _saved(classifier: Classifier, device: torch.device, precision: Precision, images: int) -> int:
+    """Bytes that a forward pass of so many images keeps for the backward pass, besides the parameters themselves."""
+    own = {each.untyped_storage().data_ptr() for each in classifier.parameters()}
+    saved: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def same(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    crop, hooks = classifier.card.transform.crop, cast("Any", torch.autograd.graph.saved_tensors_hooks)
+    black = torch.zeros((images, crop, crop), dtype=torch.uint8, device=device)
+    with hooks(note, same), autocast(device, precision):
+        # Held to the end: what is let go of gives its address to the next.
+        answer = classifier(classifier.embed(black))
+    del answer
+    return sum(saved.values())
+
+
+def refuse_too_large(need: Need, images: int, device: torch.device, name: str) -> None:
+    """Nothing where a pass of so many images fits into the free memory.
+
+    Args:
+        need: of the training.
+        images: in a forward and backward pass.
+        device: where it is to fit.
+        name: of backbone and strategy, for the message.
+
+    Raises:
+        DeviceError: it does not; the message says what would.
+    """
+    free = free_bytes(device, need)
+    if free is not None and need.of(images) > free:
+        raise DeviceError(too_large(need, images, free, name))
+
+
+def too_large(need: Need, images: int, free: int, name: str) -> str:
+    """The sentence for a pass that does not fit."""
+    fits = need.fitting(free)
+    told = f"{name}: a pass of {images} images takes about {need.of(images) / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+    if not fits:
+        return f"{told}, too few for one image: free some, take another --device, or add --set checkpointing=true"
+    return (
+        f"{told}: {fits} image{'s' * (fits > 1)} fit, --set micro_batch={fits} (gradients add up to the same step; "
+        "only batch norms that learn see fewer images at a time)"
+    )
+
+
+def free_bytes(device: torch.device, need: Need) -> int | None:
+    """Bytes that a training may take, its weights among them; None where the system does not say.
+
+    Args:
+        device: where.
+        need: of a classifier that is there already.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # What torch has reserved holds the weights, and what it has let go of and not given back.
+        return int(free) + torch.cuda.memory_reserved(device)
+    found = free_memory()
+    return None if found is None else found + need.loaded
