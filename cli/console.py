@@ -125,7 +125,10 @@ def sentence(error: Exception) -> str:
         where = f" {error.filename}" if error.filename else ""
         return f"the system refuses{where} ({error.strerror}): mend that, or name another --workspace, and run again"
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return "out of memory: what was committed is kept; run again with a smaller --batch-size"
+        return (
+            "out of memory: what was committed is kept; run again with fewer images at a time (--batch-size of "
+            "extract, --set micro_batch=... of finetune)"
+        )
     return ""
 
 

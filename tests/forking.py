@@ -76,12 +76,12 @@ class Forked:
 
 
 @cache
-def _origin() -> socket.socket:
+def _origin(*imported: str) -> socket.socket:
     """Start the process that others are forks of; it ends when this one does."""
     here, there = socket.socketpair()
     places = map(str, (Path(__file__).parent, Path(__file__).parents[1]))
     subprocess.Popen(
-        [sys.executable, __file__, str(there.fileno())],
+        [sys.executable, __file__, str(there.fileno()), *imported],
         pass_fds=[there.fileno()],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)},
         start_new_session=True,
@@ -91,18 +91,19 @@ def _origin() -> socket.socket:
     return here
 
 
-def fork(program: str, *words: str, **env: str) -> Forked:
+def fork(program: str, *words: str, imported: tuple[str, ...] = (), **env: str) -> Forked:
     """Run a program in a process of its own, in this one's folder and with its environment.
 
     Args:
         program: source, run as `__main__`.
         words: its `sys.argv[1:]`.
+        imported: modules that it would wait for, besides those of extraction.
         env: what is added to the environment.
     """
     request = {"program": program, "words": words, "env": {**os.environ, **env}, "folder": str(Path.cwd())}
     pipes = [os.pipe() for _ in range(3)]
     content = json.dumps(request).encode()
-    origin = _origin()
+    origin = _origin(*imported)
     socket.send_fds(origin, [len(content).to_bytes(8)], [written for _, written in pipes])
     origin.sendall(content)
     for _, written in pipes:
@@ -170,7 +171,7 @@ def _run(request: dict[str, object], stdout: int, stderr: int) -> None:
 
 
 if __name__ == "__main__":
-    for each in IMPORTED:
+    for each in (*IMPORTED, *sys.argv[2:]):
         importlib.import_module(each)
     assert threading.active_count() == 1
     _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -237,7 +237,7 @@ def kept_answer(cell: Cell) -> Answer | None:
 
 def sweep(folder: Path) -> None:
     """Delete what a killed process left half-written; to be called by the one that may write here."""
-    for room in (KEPT, CHECKPOINTS):
+    for room in ("", KEPT, CHECKPOINTS):
         for path in (folder / room).glob(f".*{SCRATCH_SUFFIX}"):
             path.unlink(missing_ok=True)
 

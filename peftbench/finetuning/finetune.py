@@ -1,5 +1,6 @@
 """The verb `finetune`: backbones adapted to a task, on streamed images, into the records that `probe` writes too."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,10 @@ from peftbench.protocol.splits import Split, find_split
 from peftbench.protocol.splits.supports import support_sets_of
 from peftbench.protocol.tasks import TaskRows
 from peftbench.protocol.workspace import Workspace
+from peftbench.strategies.adapting import adapt
+from peftbench.strategies.counting import shapes_of
 from peftbench.strategies.matrix import refuse_unfit, standing
+from peftbench.strategies.options import Options
 from stores.images import ImageStore
 
 Sets = Sequence[npt.NDArray[np.int64]]
@@ -89,7 +93,7 @@ def finetune(
     specs = [parse_backbone(name) for name in dict.fromkeys(_several(backbone))]
     where = pick_device(device)
     _refuse(specs, asked, external, precision, where, told)
-    tracker = tracker_of(track, place.root / "wandb")
+    tracker = tracker_of(track, place.root / "wandb", told)
     tasks = [task_rows(name, place) for name in dict.fromkeys(_several(task))]
     divided = [(rows, find_split(rows, split, asked.seed, place.splits(rows.task.name))) for rows in tasks]
     plans = [_Plan.of(rows, division, asked, tracker, place) for rows, division in divided]
@@ -98,6 +102,7 @@ def finetune(
     place.ensure_writable()
     for plan in plans:
         plan.announce(place, told)
+    _announce(asked, where, told)
     records: list[Record] = []
     for spec in specs:
         told.start(f"loading {spec.title}", 1)
@@ -132,7 +137,22 @@ def _refuse(
             if found.verdict == "extension":
                 told.note(f"{adaptation.strategy} on {spec.name} goes beyond the paper: {found.reason}")
     for adaptation in asked.adaptations:
-        how = training_of(asked.preset, asked.sets, adaptation.strategy, "")
+        training_of(asked.preset, asked.sets, adaptation.strategy, "")
+    for spec in specs:
+        _refuse_ranks(spec, asked)
+
+
+def _refuse_ranks(spec: BackboneSpec, asked: Wanted) -> None:
+    """A rank that does not fit, or targets that there are none of, before any backbone is trained."""
+    adapters = [each for each in asked.adaptations if each.strategy not in {"LP", "FFT", "BitFit"}]
+    shapes = shapes_of(spec.card) if adapters else None
+    for each in adapters:
+        how = training_of(asked.preset, asked.sets, each.strategy, "")
+        adapt(copy.deepcopy(shapes), spec.card, each.strategy, Options(rank=each.rank, targets=how.targets))  # type: ignore[arg-type]
+
+
+def _announce(asked: Wanted, device: torch.device, told: Progress) -> None:
+    how = training_of(asked.preset, asked.sets, asked.adaptations[0].strategy, "")
     if how.epochs <= how.warmup_epochs:
         told.note(
             f"{how.epochs} epochs end within the warm-up of {how.warmup_epochs}: rates never reach what is set; "
@@ -179,6 +199,11 @@ class _Plan:
         """Say what the user must know, and save the split."""
         for note in (*self.split.notes, *self.notes):
             told.note(note)
+        if self.split.own and self.asked.seed:
+            told.note(
+                f"{self.rows.task.name}: the split {self.split.scheme!r} is given, so --seed {self.asked.seed} does "
+                "not divide"
+            )
         if not self.split.own:
             self.split.save(place.splits(self.rows.task.name))
 

@@ -36,6 +36,7 @@ def history_table(histories: Sequence[tuple[int, int, Sequence[Mapping[str, Any]
                         for name in ("train_loss", "validation_loss", "validation_mcc")
                     },
                     **shared,
+                    "rate": epoch.get(f"rate_{rate}", epoch["rate"]),
                 }
                 for rate in rates
             ]

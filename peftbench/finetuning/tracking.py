@@ -2,11 +2,12 @@
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from peftbench.errors import ConfigError, MissingPackageError
+from peftbench.protocol.progress import Progress
 from peftbench.protocol.records import RunConfig
 
 TRACKERS = ("none", "wandb")
@@ -53,17 +54,33 @@ class WeightsAndBiases:
     Args:
         module: the library.
         folder: where it writes.
+        told: hears, once, that it does not follow any more: the numbers of a training are not its.
         project: that runs belong to.
     """
 
-    def __init__(self, module: Any, folder: Path, project: str = "peftbench") -> None:
-        self._wandb, self._folder, self._project = module, folder, project
+    def __init__(self, module: Any, folder: Path, told: Progress, project: str = "peftbench") -> None:
+        self._wandb, self._folder, self._project, self._told = module, folder, project, told
         self._run: Any = None
+        self._failed = False
 
     def begin(self, config: RunConfig, fold: int, draw: int) -> None:
-        """Open the cell's run."""
+        """Open the cell's run.
+
+        Raises:
+            ConfigError: it cannot be opened, most often for want of an account.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._run = self._wandb.init(
+        try:
+            self._run = self._opened(config, fold, draw)
+        except Exception as error:
+            told = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"--track wandb cannot begin ({type(error).__name__}: {told}): run `wandb login`, or set "
+                "WANDB_MODE=offline, or leave --track out"
+            ) from error
+
+    def _opened(self, config: RunConfig, fold: int, draw: int) -> Any:
+        return self._wandb.init(
             project=self._project,
             dir=str(self._folder),
             group=f"{config.task} {config.backbone} {config.strategy} {config.identity[:12]}",
@@ -75,20 +92,30 @@ class WeightsAndBiases:
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Log the epoch."""
-        self._run.log({key: value for key, value in row.items() if key != "epoch"}, step=row["epoch"])
+        said = {key: value for key, value in row.items() if key != "epoch"}
+        self._attempt(lambda: self._run.log(said, step=row["epoch"]))
 
     def end(self, chosen: Mapping[str, Any]) -> None:
         """Close the cell's run."""
-        self._run.summary.update(dict(chosen))
-        self._run.finish()
+        self._attempt(lambda: self._run.summary.update(dict(chosen)))
+        self._attempt(self._run.finish)
+
+    def _attempt(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - whatever its server or disk has against it
+            if not self._failed:
+                self._told.note(f"Weights & Biases does not follow: {' '.join(str(error).split())[:200]}")
+            self._failed = True
 
 
-def tracker_of(name: str, folder: Path) -> Tracker:
+def tracker_of(name: str, folder: Path, told: Progress) -> Tracker:
     """The tracker of that name.
 
     Args:
         name: one of `TRACKERS`.
         folder: where it may write.
+        told: hears where it fails.
 
     Raises:
         ConfigError: there is none of that name.
@@ -101,7 +128,7 @@ def tracker_of(name: str, folder: Path) -> Tracker:
     # Said before the library is imported, which asks for an account otherwise.
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
-        return WeightsAndBiases(importlib.import_module("wandb"), folder)
+        return WeightsAndBiases(importlib.import_module("wandb"), folder, told)
     except ImportError as error:
         raise MissingPackageError(
             "--track wandb needs the package wandb, which is not installed: pip install 'peftbench[wandb]'"

@@ -253,12 +253,14 @@ class Trainer:
     def _refuse_nan(self, losses: torch.Tensor, step: int) -> None:
         for loss, rate in zip(losses.tolist(), self.how.head_learning_rates, strict=True):
             if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the training loss is {loss} in epoch {self.at.epoch + 1}, step {step + 1} (head rate {rate:g}, "
-                    f"backbone rate {self.how.learning_rate:g}, {self.precision}): what was kept before is left as it "
-                    "is; lower the rate with --set learning_rate=... or --set head_learning_rates=..., set clip=1, or "
-                    "take --precision fp32"
-                )
+                raise TrainingError(self._no_number(f"the training loss is {loss}", step + 1, rate))
+
+    def _no_number(self, what: str, step: int, rate: float) -> str:
+        return (
+            f"{what} in epoch {self.at.epoch + 1}, step {step} (head rate {rate:g}, backbone rate "
+            f"{self.how.learning_rate:g}, {self.precision}): what was kept before is left as it is; lower the rate "
+            "with --set learning_rate=... or --set head_learning_rates=..., set clip=1, or take --precision fp32"
+        )
 
     def _look(self) -> None:
         """At the validation part, if it is time; what is best is kept, and a row of history written."""
@@ -266,6 +268,9 @@ class Trainer:
         while self._unseen:
             self._refuse_nan(*self._unseen.pop(0))
         row: dict[str, Any] = {"epoch": at.epoch + 1, "steps": at.step, "rate": self.learners[-1].current_rate}
+        if not self.classifier.learns:
+            rates = zip(how.head_learning_rates, self.learners, strict=True)
+            row |= {f"rate_{rate:g}": learner.current_rate for rate, learner in rates}
         means = (self.sums / max(1, at.seen)).tolist()
         row |= {f"train_loss_{rate:g}": each for rate, each in zip(how.head_learning_rates, means, strict=True)}
         losses = [math.nan] * len(means)
@@ -288,6 +293,8 @@ class Trainer:
         for head, (rate, score) in enumerate(
             zip(how.head_learning_rates, self.scores(self.parts.validation), strict=True)
         ):
+            if not np.isfinite(score).all():
+                raise TrainingError(self._no_number("validation scores are no numbers", at.step, rate))
             loss, mcc = log_loss(event, score), mcc_of(event, score)
             losses.append(loss)
             row |= {f"validation_loss_{rate:g}": loss, f"validation_mcc_{rate:g}": mcc}

@@ -89,7 +89,8 @@ class Training(BaseModel):
     @field_validator("head_learning_rates")
     @classmethod
     def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if min(value) <= 0 or max(value) > 10 or len(set(value)) < len(value):
+        # The history tells them apart as they are printed.
+        if min(value) <= 0 or max(value) > 10 or len({f"{rate:g}" for rate in value}) < len(value):
             raise ValueError("expected different rates above 0, at most 10")
         return value
 
@@ -168,9 +169,9 @@ def _based(preset: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(said, dict):
         raise ConfigError(f"--preset {preset}: expected settings as `key: value`, found {type(said).__name__}")
     base = said.pop("preset", "quick")
-    if base not in PRESETS:
+    if not isinstance(base, str) or base not in PRESETS:
         raise unknown_name("preset", str(base), PRESETS, "peftbench finetune --help")
-    return base, said
+    return base, {key: _value(value) if isinstance(value, str) else value for key, value in said.items()}
 
 
 def _put(values: dict[str, Any], key: str, value: Any, said: str) -> None:
@@ -182,8 +183,10 @@ def _put(values: dict[str, Any], key: str, value: Any, said: str) -> None:
         return
     if first != "augmentation":
         raise ConfigError(f"--set {said}: {first!r} has no settings of its own, only augmentation has")
-    inner = values.get("augmentation")
-    known = inner.model_dump() if isinstance(inner, Augmentation) else dict(inner or {})
+    inner = values.get("augmentation") or {}
+    if not isinstance(inner, Augmentation | dict):
+        raise ConfigError(f"--set {said}: the preset says augmentation={inner!r}, expected none or settings of it")
+    known = inner.model_dump() if isinstance(inner, Augmentation) else inner
     values["augmentation"] = {**known, rest: value}
 
 

@@ -65,4 +65,7 @@ def _of_the_paper(card: BackboneCard, strategy: str) -> tuple[str, ...]:
         return found
     among = ", ".join(card.paper_targets)
     has = f"the paper adapted {among}" if among else "nothing is known of what the paper adapted there"
-    raise StrategyError(f"{strategy} has no targets 'paper' for {card.name!r} ({has}): choose the targets 'attention'")
+    raise StrategyError(
+        f"{strategy} has no targets 'paper' for {card.name!r} ({has}): choose the targets 'attention' "
+        "(--set targets=attention)"
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_kit import Done, invoke, run
 
-VERBS = ("phantom", "prepare", "extract", "probe", "report", "list", "doctor")
+VERBS = ("phantom", "prepare", "extract", "probe", "finetune", "predict", "report", "list", "doctor")
 
 HEAVY = {"torch", "torchvision", "timm", "transformers", "peft", "open_clip"}
 
