@@ -189,7 +189,7 @@ class _Plan:
         """With its support sets drawn: what does not fit is refused before anything is trained."""
         pictures = open_pictures(place, rows.task.cohort)
         pictures.rows_of(rows.frame["image_digest"].tolist())
-        _refuse_no_validation(split)
+        _refuse_unusable(rows, split)
         if asked.regime == "full":
             return cls(rows, split, asked, tracker, pictures, ((None, None),), ())
         supports, notes = support_sets_of(rows, split, asked.regime, asked.sizes, asked.draws)
@@ -246,8 +246,16 @@ class _Test(NamedTuple):
         return cls(there, pictures)
 
 
-def _refuse_no_validation(split: Split) -> None:
+def _refuse_unusable(rows: TaskRows, split: Split) -> None:
+    """Folds that nothing can be learnt or chosen on: those of a user's own split may be such."""
+    event = rows.frame["event"].to_numpy()
     for fold, name in enumerate(split.names):
+        classes = set(event[split.positions(fold, "train")].tolist())
+        if len(classes) < 2:
+            raise SplitError(
+                f"{split.task}, fold {name!r} has {len(classes)} of the two classes in training, and both are needed: "
+                "give patients of both the role train, or take --split hold-out"
+            )
         if not len(split.positions(fold, "validation")):
             raise SplitError(
                 f"{split.task}, fold {name!r} has no validation part, and the best epoch is chosen there: give some "

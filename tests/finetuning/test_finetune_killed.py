@@ -215,7 +215,7 @@ class TestKilled:
         strategy: str,
         most: int,
     ) -> None:
-        rounds = 6
+        rounds = 4
         words = (str(place.root), backbone, strategy, str(rounds), str(most), "2026")
         with fork(KILLER, *words, imported=IMPORTED, OMP_NUM_THREADS="1") as process:
             stdout, stderr = process.communicate(timeout=240)
