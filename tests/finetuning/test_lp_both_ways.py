@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from finetune_kit import Shown, adaptation_of, bench_of, dense, encoder, settings, shown_in, trained
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from finetune_kit import Shown, adaptation_of, bench_of, dense, encoder, settings, shown_in, trained
 from peftbench.backbones.loading import Encoder
 from peftbench.finetuning.bench import Bench
 from peftbench.finetuning.trainer import Parts
