@@ -5,12 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.metrics import log_loss as sklearn_log_loss
-from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
-from torch import nn
-
 from finetune_kit import (
     CPU,
     WORDS,
@@ -24,6 +18,12 @@ from finetune_kit import (
     settings,
     statistics_of,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss as sklearn_log_loss
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
+from torch import nn
+
 from peftbench.errors import StrategyError
 from peftbench.finetuning.classifier import HEAD, HEAD_DEVIATION, Classifier
 from peftbench.finetuning.trainer import Parts, class_weights, learners_of, log_loss, losses_of, mcc_of

@@ -5,11 +5,11 @@ import threading
 import numpy as np
 import pytest
 import torch
+from finetune_kit import CPU, Shown, encoder_of
 from hypothesis import given
 from hypothesis import strategies as st
 from progress_kit import Ear
 
-from finetune_kit import CPU, Shown, encoder_of
 from peftbench.finetuning import feed as feeding
 from peftbench.finetuning.feed import Feed, epoch_order, seed_of
 from peftbench.imaging.transform import InputTransform

@@ -135,7 +135,7 @@ class TestRefusals:
         [
             (["--backbone", CNN, "--strategy", "vera"], ["VeRA does not fit", "choose one of LP, FFT, LoRA"]),
             (["--backbone", "resnet18@random:0", "--strategy", "vera"], ["VeRA does not fit", "'resnet18'"]),
-            (["--backbone", CNN, "--strategy", "loraa"], ["unknown strategy 'loraa'", "did you mean LoRA"]),
+            (["--backbone", CNN, "--strategy", "LORAS"], ["unknown strategy 'LORAS'", "did you mean LoRA"]),
             (["--backbone", "tiny-cmm", "--strategy", "lp"], ["unknown backbone 'tiny-cmm'", "did you mean tiny-cnn"]),
             ([*LP, "--preset", "quik"], ["unknown preset 'quik'", "did you mean quick"]),
             ([*LP, "--preset", "gone.yaml"], ["unknown preset 'gone.yaml'", "paper, quick"]),

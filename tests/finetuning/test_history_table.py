@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-
 from finetune_kit import Shown, bench_of, parts_of, settings, trained
+
 from peftbench.finetuning.history import history_table
 
 COLUMNS = [

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import safetensors
 import torch
-
 from finetune_kit import WORDS, Shown, adaptation_of, assert_same_tensors, bench_of, encoder_of, settings
+
 from peftbench.errors import RecordError
 from peftbench.finetuning.keeping import read_checkpoint, write_checkpoint
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from finetune_kit import BUILDS, Shown, adaptation_of, bench_of, parts_of, settings, trained
+
 from peftbench.backbones.cards import CARDS
 from peftbench.finetuning.trainer import Parts, mcc_of
 from peftbench.strategies.matrix import standing
