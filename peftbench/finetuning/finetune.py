@@ -93,7 +93,7 @@ def finetune(
     specs = [parse_backbone(name) for name in dict.fromkeys(_several(backbone))]
     where = pick_device(device)
     _refuse(specs, asked, external, precision, where, told)
-    tracker = tracker_of(track, place.root / "wandb", told)
+    tracker = tracker_of(track, place.root, told)
     tasks = [task_rows(name, place) for name in dict.fromkeys(_several(task))]
     divided = [(rows, find_split(rows, split, asked.seed, place.splits(rows.task.name))) for rows in tasks]
     plans = [_Plan.of(rows, division, asked, tracker, place) for rows, division in divided]
@@ -285,6 +285,11 @@ def _records(
         record = None if force else run.finished(place)
         record = record or run.make(place, told, force=force)
         found.append(record)
+        if plan.asked.checkpoints == "all" and not record.provenance["checkpoints"]:
+            told.note(
+                f"{encoder.spec.name} with {run.adaptation.label}: its record was made without checkpoints: --force "
+                "trains it again and keeps them"
+            )
         if test is not None:
             feed = _feed(test.pictures, test.there.rows, encoder, device, told)
             elsewhere = ExternalTest(record, plan.rows, test.there, bench, feed, plan.asked.permutations)

@@ -19,7 +19,7 @@ from peftbench.finetuning.cells import Answer, Cell, Follow, forget, kept_answer
 from peftbench.finetuning.classifier import CLASSES
 from peftbench.finetuning.cost import LIBRARIES, most, total
 from peftbench.finetuning.history import HISTORY_FILE, history_table
-from peftbench.finetuning.keeping import STATE_SECONDS
+from peftbench.finetuning.keeping import CHECKPOINTS, STATE_SECONDS
 from peftbench.finetuning.tracking import Tracker
 from peftbench.finetuning.trainer import Parts
 from peftbench.finetuning.training import Training
@@ -195,6 +195,9 @@ class FinetuneRun:
                 # an interruption, it goes on.
                 (folder / RECORD_FILE).unlink()
                 forget(folder)
+                for old in (folder / CHECKPOINTS).glob("*.safetensors"):
+                    # Whether new ones take their place is another question.
+                    old.unlink()
             answers = []
             for cell in self.cells(folder):
                 answer = kept_answer(cell)

@@ -1,6 +1,7 @@
 """`--track wandb` with a stand-in for the library: a run a cell, grouped by record; nobody else imports it."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -123,8 +124,7 @@ def test_it_changes_no_number_and_no_identity(place: Workspace, tmp_path: Path, 
 
 def test_it_writes_below_the_workspace_alone(place: Workspace, wandb: StandIn) -> None:
     tracked(place)
-    assert {run.words["dir"] for run in wandb.runs} == {str(place.root / "wandb")}
-    assert (place.root / "wandb").is_dir()
+    assert {run.words["dir"] for run in wandb.runs} == {str(place.root)}
     assert len(records_in(place)) == 1
 
 
@@ -172,3 +172,37 @@ def test_a_tracker_that_fails_later_costs_no_training(
     ear = Ear()
     assert record_of(row_of_call(place, track="wandb", progress=ear)).status == "complete"
     assert len([note for note in ear.notes if "no API key" in note]) == 1
+
+
+REAL = """
+import sys
+from pathlib import Path
+from peftbench.finetuning.tracking import tracker_of
+from peftbench.protocol.progress import Silent
+from peftbench.protocol.records import read_record
+
+folder, record = map(Path, sys.argv[1:])
+tracker = tracker_of("wandb", folder, Silent())
+tracker.begin(read_record(record).config, 0, 0)
+for epoch in (1, 2):
+    tracker.epoch({"epoch": epoch, "train_loss_0.01": 1.0 / epoch})
+tracker.end({"epoch": 2, "validation_mcc": 0.5})
+assert not tracker._failed
+"""
+
+
+@pytest.mark.slow
+def test_the_library_itself_writes_a_run_without_a_network(place: Workspace, tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
+    record = row_of_call(place).record
+    done = subprocess.run(
+        [sys.executable, "-c", REAL, str(tmp_path / "wandb"), record],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "WANDB_MODE": "offline"},
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "wandb").rglob("*.wandb")
+    assert run.stat().st_size > 0
