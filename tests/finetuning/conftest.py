@@ -14,7 +14,7 @@ from peftbench.cohorts.prepare import prepare
 from peftbench.protocol.workspace import Workspace
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def one_torch_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -22,7 +22,7 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def tiny_backbones() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for card in CARDS_OF_TESTS:

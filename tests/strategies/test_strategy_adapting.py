@@ -87,7 +87,7 @@ class TestLayers:
             ("dinov2-s", "IA3", "attention", 3 * BLOCKS),
             ("dinov2-s", "IA3", "paper", 5 * BLOCKS),
             ("medclip-swin", "IA3", "paper", 5 * BLOCKS),
-            ("clip-large", "IA3", "paper", 3 * BLOCKS),
+            ("clip-large", "IA3", "paper", 5 * BLOCKS),
             ("resnet18", "LoRA", "attention", 12),
             ("resnet18", "LoRA", "paper", 5),
             ("resnet18", "IA3", "paper", 5),
