@@ -259,7 +259,6 @@ def child(folder: str, cohort: str, strategy: str, saved: str) -> None:
     sets = ["epochs=1", "batch_size=16", "head_learning_rates=1e-3", "augmentation=none", "evaluate_every=1000"]
     how = training_of("quick", [*sets, f"checkpointing={'true' if saved == '1' else 'false'}"], strategy, "")
     classifier = bench.classifier(adaptation, how, ("benchmark",), heads=1)
-    del bench.encoder.module
     parts = Parts(np.arange(32) % 2, np.arange(32), np.arange(2))
     trainer = Trainer(classifier, bench.feed, parts, how, "fp32", ("benchmark",), Silent())
     before = _held("VmRSS")
