@@ -10,6 +10,7 @@ from peftbench.cohorts.asked import task_rows
 from peftbench.cohorts.card import prepared_policy
 from peftbench.errors import ConfigError, RecordError
 from peftbench.imaging.policy import PixelPolicy
+from peftbench.protocol.elsewhere import settings_at_home
 from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.names import CONTROL_PREFIX, COX, TRAINED, WITH_CLINICAL
 from peftbench.protocol.records import RECORD_FILE, Record, RunConfig, read_record
@@ -125,8 +126,8 @@ def _refuse_unfit(config: RunConfig, place: Workspace) -> None:
 
 def _models_of(config: RunConfig, place: Workspace) -> str:
     """Where the models of a test elsewhere are found."""
-    settings = {name: value for name, value in config.settings.items() if name != "fold_models"}
-    home = config.model_copy(update={"settings": settings, "external": "", "external_digest": ""}).folder(place)
+    at_home = {"settings": settings_at_home(config.settings), "external": "", "external_digest": ""}
+    home = config.model_copy(update=at_home).folder(place)
     if (home / RECORD_FILE).is_file():
         return f"name the record of the models themselves, {home}"
     if config.probe == TRAINED:

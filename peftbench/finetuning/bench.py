@@ -14,6 +14,7 @@ from peftbench.backbones.loading import Encoder
 from peftbench.finetuning.checkpointing import save_memory
 from peftbench.finetuning.classifier import Classifier
 from peftbench.finetuning.feed import Feed, seed_of
+from peftbench.finetuning.memory import Need, need_of
 from peftbench.finetuning.training import Training
 from peftbench.protocol.progress import Progress
 from peftbench.strategies.adapting import adapt
@@ -54,6 +55,7 @@ class Bench:
         seed: of what is random in every cell alike: LoRA's first matrices, and VeRA's, which stay as they are.
         embedded: embeddings of all pictures by the frozen backbone, once somebody has asked for them.
         counted: parameters of adaptations, once somebody has asked for them.
+        needs: memory of their steps, likewise.
     """
 
     encoder: Encoder
@@ -64,6 +66,7 @@ class Bench:
     seed: int = 0
     embedded: torch.Tensor | None = field(default=None, repr=False)
     counted: dict[tuple[Adaptation, str], tuple[int, int]] = field(default_factory=dict, repr=False)
+    needs: dict[tuple[Adaptation, Training], Need] = field(default_factory=dict, repr=False)
 
     def classifier(self, adaptation: Adaptation, how: Training, words: Sequence[object], heads: int) -> Classifier:
         """A fresh copy of the backbone, adapted, with heads; on the device.
@@ -100,6 +103,12 @@ class Bench:
                     self.told.advance(len(batch))
             self.embedded = torch.cat(parts)
         return self.embedded
+
+    def need(self, classifier: Classifier, adaptation: Adaptation, how: Training) -> Need:
+        """What a step takes; found once for all cells."""
+        if (adaptation, how) not in self.needs:
+            self.needs[adaptation, how] = need_of(classifier, self.device, self.precision)
+        return self.needs[adaptation, how]
 
     def count(self, adaptation: Adaptation, how: Training) -> tuple[int, int]:
         """How many parameters of the adapted backbone learn, and how many it has.

@@ -3,11 +3,8 @@
 A finished cell is kept, so that a call that was stopped goes on behind it; an unfinished one goes on from its state.
 """
 
-import io
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,14 +19,12 @@ from peftbench.finetuning.classifier import Classifier
 from peftbench.finetuning.cost import Meter
 from peftbench.finetuning.feed import Positions
 from peftbench.finetuning.keeping import CHECKPOINTS, STATE_SECONDS, StateFile, write_checkpoint
-from peftbench.finetuning.memory import Need, free_bytes, need_of, refuse_too_large, too_large
+from peftbench.finetuning.memory import Need, free_bytes, refuse_too_large, too_large
 from peftbench.finetuning.trainer import Parts, Standing, Trainer, TrainingError
 from peftbench.finetuning.training import Training
+from peftbench.protocol.kept import KEPT, keep, read_kept
 from peftbench.strategies.adapting import shared_digest
-from stores.atomic import SCRATCH_SUFFIX, write_atomic
-
-KEPT = "cells"
-"""Folder of finished cells and states inside the folder of an unfinished record."""
+from stores.atomic import SCRATCH_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -128,7 +123,7 @@ def solve(cell: Cell, bench: Bench, adaptation: Adaptation, how: Training, follo
         with reproducible(bench.device):
             classifier = bench.classifier(adaptation, how, cell.words, len(how.head_learning_rates))
             if classifier.learns:
-                need = need_of(classifier, bench.device, bench.precision)
+                need = bench.need(classifier, adaptation, how)
                 refuse_too_large(need, _pass_of(cell, how), bench.device, name)
             trainer = _trainer(cell, bench, how, classifier, name, state, meter, follow)
             loading = time.perf_counter() - start
@@ -216,21 +211,17 @@ def _told(at: Standing, how: Training, seconds: Mapping[str, float], meter: Mete
 
 def keep_answer(path: Path, answer: Answer) -> None:
     """Keep a cell's answer, all or nothing."""
-    buffer = io.BytesIO()
-    np.savez(buffer, test=answer.test, validation=answer.validation, told=np.array(json.dumps(answer.told)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, buffer.getvalue())
+    keep(path, {"test": answer.test, "validation": answer.validation}, answer.told)
 
 
 def kept_answer(cell: Cell) -> Answer | None:
     """The answer of a cell that was finished; None where there is none, it is damaged, or its checkpoint is gone."""
-    try:
-        with np.load(cell.answer_file, allow_pickle=False) as held:
-            answer = Answer(held["test"], held["validation"], json.loads(str(held["told"])))
-    except Exception:  # noqa: BLE001 - a damaged zip makes its readers stumble over anything
+    kept = read_kept(cell.answer_file)
+    if kept is None or set(kept.arrays) != {"test", "validation"}:
         return None
     if cell.keep and not cell.checkpoint.is_file():
         return None
+    answer = Answer(kept.arrays["test"], kept.arrays["validation"], kept.told)
     whole = len(answer.test) == len(cell.test) and len(answer.validation) == len(cell.parts.validation)
     return answer if whole else None
 
@@ -240,11 +231,3 @@ def sweep(folder: Path) -> None:
     for room in ("", KEPT, CHECKPOINTS):
         for path in (folder / room).glob(f".*{SCRATCH_SUFFIX}"):
             path.unlink(missing_ok=True)
-
-
-def forget(folder: Path) -> None:
-    """Delete what was kept of single cells, once their record is complete."""
-    with suppress(OSError):
-        for path in (folder / KEPT).glob("*"):
-            path.unlink(missing_ok=True)
-        (folder / KEPT).rmdir()

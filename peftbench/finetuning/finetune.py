@@ -277,11 +277,8 @@ def _records(
     """The records of a task and a backbone: complete ones are read, and no picture for them."""
     feed = _feed(plan.pictures, plan.rows, encoder, device, told)
     bench = Bench(encoder, feed, device, precision, told, plan.asked.seed)
-    runs, found = list(plan.runs(bench)), []
-    for run in runs:
-        # A rank that does not fit is refused before the first training, not behind it.
-        bench.count(run.adaptation, run.how)
-    for run in runs:
+    found = []
+    for run in plan.runs(bench):
         record = None if force else run.finished(place)
         record = record or run.make(place, told, force=force)
         found.append(record)

@@ -31,10 +31,7 @@ def history_table(histories: Sequence[tuple[int, int, Sequence[Mapping[str, Any]
                     "fold": fold,
                     "draw": draw,
                     "head_rate": float(rate),
-                    **{
-                        name: epoch.get(f"{name}_{rate}")
-                        for name in ("train_loss", "validation_loss", "validation_mcc")
-                    },
+                    **{name: epoch.get(f"{name}_{rate}") for name in _OF_A_HEAD},
                     **shared,
                     "rate": epoch.get(f"rate_{rate}", epoch["rate"]),
                 }

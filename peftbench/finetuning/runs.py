@@ -15,7 +15,7 @@ import pandas as pd
 from peftbench.backbones.device import device_kind
 from peftbench.backbones.loading import library_versions
 from peftbench.finetuning.bench import Adaptation, Bench
-from peftbench.finetuning.cells import Answer, Cell, Follow, forget, kept_answer, solve, sweep
+from peftbench.finetuning.cells import Answer, Cell, Follow, kept_answer, solve, sweep
 from peftbench.finetuning.classifier import CLASSES
 from peftbench.finetuning.cost import LIBRARIES, most, total
 from peftbench.finetuning.history import HISTORY_FILE, history_table
@@ -34,6 +34,7 @@ from peftbench.protocol.judging import (
     task_facts,
     write_complete,
 )
+from peftbench.protocol.kept import forget
 from peftbench.protocol.metrics import METRICS_SCHEMA
 from peftbench.protocol.names import TRAINED
 from peftbench.protocol.progress import Progress, patience

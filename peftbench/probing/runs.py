@@ -16,7 +16,7 @@ from peftbench.probing.inputs import ProbeInput
 from peftbench.probing.permuting import Labellings, permuted_labels
 from peftbench.probing.registry import PROBES, family_of
 from peftbench.probing.wanted import Wanted
-from peftbench.probing.work import KEPT, Done, Errand, forget
+from peftbench.probing.work import Done, Errand
 from peftbench.protocol import provenance
 from peftbench.protocol.judging import (
     JUDGING,
@@ -27,6 +27,7 @@ from peftbench.protocol.judging import (
     task_facts,
     write_complete,
 )
+from peftbench.protocol.kept import KEPT, forget
 from peftbench.protocol.metrics import METRICS_SCHEMA
 from peftbench.protocol.names import LOGISTIC
 from peftbench.protocol.records import FoldScore, Record, RunConfig

@@ -5,7 +5,6 @@ process whoever calls sees to it. Matrices go to the processes as files that are
 share one copy in memory.
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -13,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +23,7 @@ from peftbench.errors import PeftbenchError
 from peftbench.probing.cells import Answer, Task, solve
 from peftbench.probing.families.family import Features, ProbeError
 from peftbench.probing.given import Given
-from stores.atomic import write_atomic
+from peftbench.protocol.kept import keep, read_kept
 
 WORTH_PROCESSES = 4.0
 """Seconds of work that must be left before processes are started: the start itself takes one or two."""
@@ -36,8 +34,8 @@ WORTH_KEEPING = 1.0
 SHELF = ".probe-"
 """Begins the name of a folder of matrices; the number of its process follows."""
 
-KEPT = "cells"
-"""Folder of finished cells inside the folder of an unfinished record."""
+_ARRAYS = ("test", "held_out", "held_out_at", "null")
+"""Of an answer."""
 
 
 class Errand(NamedTuple):
@@ -154,14 +152,6 @@ def _one_thread() -> None:
     threadpool_limits(1)
 
 
-def forget(folder: Path) -> None:
-    """Delete the kept cells of a record that is complete, but for what another call puts there meanwhile."""
-    with suppress(OSError):
-        for path in (folder / KEPT).glob("*"):
-            path.unlink(missing_ok=True)
-        (folder / KEPT).rmdir()
-
-
 def _timed(task: Task, given: Given) -> Done:
     start = time.perf_counter()
     return Done(solve(task, given), time.perf_counter() - start)
@@ -205,27 +195,14 @@ def _mapped(filed: _Filed) -> Given:
 
 
 def _keep(answer: Answer, path: Path) -> None:
-    buffer = BytesIO()
-    np.savez(
-        buffer,
-        test=answer.test,
-        held_out=answer.held_out,
-        held_out_at=answer.held_out_at,
-        null=answer.null,
-        chosen=np.array(json.dumps(answer.chosen)),
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {name: getattr(answer, name) for name in _ARRAYS}
     # The folder is gone again where another call has just made the same record.
     with suppress(FileNotFoundError):
-        write_atomic(path, buffer.getvalue())
+        keep(path, arrays, answer.chosen)
 
 
 def _read_kept(path: Path) -> Done | None:
-    """An answer that was kept; None where there is none, or it is damaged (a zip knows its members' checksums)."""
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            arrays = [held[name] for name in ("test", "held_out", "held_out_at")]
-            chosen = json.loads(str(held["chosen"]))
-            return Done(Answer(arrays[0], arrays[1], arrays[2], chosen, held["null"]), 0.0)
-    except Exception:  # noqa: BLE001 - a damaged zip makes its readers stumble over anything
+    kept = read_kept(path)
+    if kept is None or set(kept.arrays) != set(_ARRAYS):
         return None
+    return Done(Answer(**kept.arrays, chosen=kept.told), 0.0)

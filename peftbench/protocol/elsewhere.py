@@ -1,5 +1,6 @@
 """Another cohort's task to test on: what both cohorts hold is left out, so that nothing tested was fitted on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,14 @@ from peftbench.protocol.workspace import Workspace
 
 FoldModels = Literal["averaged", "refitted"]
 """The mean score of the models of all folds; or one model, fitted on the whole cohort but for a validation part."""
+
+TOLD_ELSEWHERE = frozenset({"fold_models", "models"})
+"""Settings that a record of a test elsewhere has beside those of the record at home: which models spoke."""
+
+
+def settings_at_home(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the settings of a test elsewhere those that decided its models; those of any other record as they are."""
+    return {name: value for name, value in settings.items() if name not in TOLD_ELSEWHERE}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 
 from peftbench.analysis.results import NOT_COMPARED, strata_table
+from peftbench.protocol.elsewhere import settings_at_home
 from peftbench.protocol.names import CLINICAL_CONTROL
 from peftbench.reporting.content import USUAL_PROBE, Entry, Section, grouped
 from peftbench.reporting.finetuned import cost_sheet, cost_words, settings_sheet
@@ -321,7 +322,8 @@ def _at_home(section: Section, entry: Entry, notes: Footnotes) -> Cell:
 def _models_of(entry: Entry) -> tuple[object, ...]:
     """What decides the models that were fitted, and their seed; how they were joined elsewhere is no part of it."""
     config = entry.record.config
-    settings = {name: value for name, value in config.settings.items() if name not in {"fold_models", *NOT_COMPARED}}
+    decided = settings_at_home(config.settings)
+    settings = {name: value for name, value in decided.items() if name not in NOT_COMPARED}
     learnt = (config.strategy, config.probe, config.draws, canonical_json(settings), config.features)
     return (config.backbone, *learnt, *entry.ground)
 

@@ -1,5 +1,6 @@
 """Trained on one cohort, tested on another, from the checkpoints that were kept; what both hold is left out."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import peftbench
 from peftbench.backbones.device import pick_device
 from peftbench.backbones.loading import load_encoder
 from peftbench.backbones.registry import parse_backbone
+from peftbench.benchmark.predicting_record import open_source
 from peftbench.cohorts.asked import task_rows
 from peftbench.cohorts.card import open_pictures
 from peftbench.cohorts.describe import describe
@@ -271,3 +273,19 @@ class TestRefusals:
         with pytest.raises((NotPreparedError, StoreError), match=r"elsewhere|store"):
             pair(place, set_=SHORT)
         assert len(trainings) == 0
+
+
+def test_the_record_of_its_models_is_named(tested: Pair) -> None:
+    place, at_home, elsewhere = tested
+    with pytest.raises(ConfigError, match=re.escape(f"name the record of the models themselves, {at_home.record}")):
+        open_source(elsewhere.record, place)
+
+
+def test_a_report_shows_the_score_at_home_beside(tested: Pair, tmp_path: Path) -> None:
+    place, _, _ = tested
+    mine = copied(place, tmp_path / "own")
+    peftbench.report(workspace=mine)
+    page = (mine.report / "report.html").read_text()
+    there = page.partition(f"tested on {AWAY}")[2]
+    assert f"within {TASK}" in there
+    assert "Not run there" not in there

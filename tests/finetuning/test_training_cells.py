@@ -30,11 +30,12 @@ from progress_kit import Ear
 from peftbench.errors import DeviceError
 from peftbench.finetuning import memory
 from peftbench.finetuning.bench import Bench, reproducible
-from peftbench.finetuning.cells import KEPT, Answer, Cell, Follow, forget, keep_answer, kept_answer, solve
+from peftbench.finetuning.cells import Answer, Cell, Follow, keep_answer, kept_answer, solve
 from peftbench.finetuning.classifier import Classifier
 from peftbench.finetuning.keeping import read_checkpoint
 from peftbench.finetuning.trainer import TrainingError
 from peftbench.imaging.augmentation import Augmentation
+from peftbench.protocol.kept import KEPT, forget
 from stores.keys import file_digest
 
 TOLD = {

@@ -22,6 +22,7 @@ from peftbench.probing.given import Given
 from peftbench.probing.probe import probe
 from peftbench.probing.registry import PROBES, expand
 from peftbench.probing.work import Errand, run
+from peftbench.protocol.kept import forget
 from peftbench.protocol.records import iter_records, read_record
 from peftbench.protocol.workspace import Workspace
 
@@ -281,7 +282,7 @@ class TestKept:
     def test_another_call_that_keeps_a_cell_meanwhile_is_no_fault(self, tmp_path: Path) -> None:
         (tmp_path / "cells").mkdir()
         (tmp_path / "cells" / "another").mkdir()
-        work.forget(tmp_path)
+        forget(tmp_path)
         assert (tmp_path / "cells").is_dir()
 
 
