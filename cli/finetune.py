@@ -3,30 +3,32 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.console import PREEMPTED, Table, TerminalProgress, answer, number, reported, say, spread
+from cli.console import PREEMPTED, Table, TerminalProgress, answer, number, reported, say
 from cli.finetune_options import (
     BackboneOption,
     CheckpointsOption,
     DeviceOption,
     DrawsOption,
     ExternalOption,
-    ForceOption,
-    PermutationsOption,
     PrecisionOption,
     PresetOption,
     RankOption,
-    RegimeOption,
-    SeedOption,
     SetOption,
-    ShotsOption,
-    SplitOption,
     StrategyOption,
-    TaskArgument,
     TrackOption,
 )
 from cli.options import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption
+from cli.scores import GAIN, OVER_FOLDS, score_cells
 from cli.shots import numbers_of
-from peftbench.protocol.names import CONTROL_PREFIX
+from cli.task_options import (
+    ForceOption,
+    PermutationsOption,
+    RegimeOption,
+    SeedOption,
+    ShotsOption,
+    SplitOption,
+    TaskArgument,
+)
 
 if TYPE_CHECKING:
     from peftbench.protocol.results import FinetuneRow
@@ -91,37 +93,25 @@ def finetune(
         for row in result.results:
             write_curve(Path(row.record))
         if any(row.control for row in result.results):
-            say("gain: paired difference in MCC to the strongest control on the same folds, with its 95 % interval")
+            say(f"gain: {GAIN.format('MCC')}")
 
 
 def _table(rows: "list[FinetuneRow]") -> Table:
     """Columns that say something in this answer."""
     drawn, elsewhere = any(row.shots is not None for row in rows), any(row.external for row in rows)
     columns = ["task", *(["tested on"] if elsewhere else []), "backbone", "strategy", "split"]
-    columns += [*([">shots"] if drawn else []), ">folds", ">MCC", ">PR-AUC", ">prevalence", ">p"]
+    columns += [*([">shots"] if drawn else []), ">folds", ">MCC"]
+    columns += [">PR-AUC", ">prevalence", ">p"]
     columns += [">gain over the strongest control", ">learns", ">epochs", ">minutes", ">images/s"]
     cells = [_cells(row) for row in rows]
-    title = "mean ± standard deviation over folds; folds are divided by patient"
+    title = OVER_FOLDS
     return Table(title, columns, [[each[name] for name in columns] for each in cells], whole=("backbone", ">MCC"))
 
 
 def _cells(row: "FinetuneRow") -> dict[str, str]:
-    control = row.control.removeprefix(CONTROL_PREFIX)
-    gain = f"{number(row.gain_mean)} ({number(row.gain_low)} to {number(row.gain_high)}), {control}"
-    interval = f"{number(row.mcc_mean)} ({number(row.mcc_low)} to {number(row.mcc_high)})"
     return {
-        "task": row.task,
-        "tested on": row.external,
-        "backbone": row.backbone,
+        **score_cells(row),
         "strategy": row.strategy if row.rank is None else f"{row.strategy} r{row.rank}",
-        "split": row.scheme,
-        ">shots": "-" if row.shots is None else str(row.shots),
-        ">folds": str(row.folds),
-        ">MCC": interval if row.external else spread(row.mcc_mean, row.mcc_std),
-        ">PR-AUC": spread(row.pr_auc_mean, row.pr_auc_std),
-        ">prevalence": number(row.prevalence),
-        ">p": number(row.p_value),
-        ">gain over the strongest control": gain if control else "",
         ">learns": f"{row.trainable_parameters:,} ({number(row.trainable_percent)} %)",
         ">epochs": str(row.epochs),
         ">minutes": number(row.seconds / 60, 1),

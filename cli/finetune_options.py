@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-_WHAT, _HOW, _TRAINING, _RUN = "What is adapted", "How much trains", "How it trains", "Running"
+from cli.task_options import HOW, RUNNING
 
-TaskArgument = Annotated[list[str], typer.Argument(help="Name or names of tasks: see `peftbench list tasks`.")]
+_WHAT, _TRAINING = "What is adapted", "How it trains"
 
 BackboneOption = Annotated[
     list[str],
@@ -45,32 +45,12 @@ ExternalOption = Annotated[
     ),
 ]
 
-SplitOption = Annotated[
-    str | None,
-    typer.Option(
-        help="5-fold, LOCO (leave one centre out), hold-out, or the name of an imported split.",
-        show_default="the task's own",
-        rich_help_panel=_HOW,
-    ),
-]
-
-RegimeOption = Annotated[str, typer.Option(help="full, reduced, few-shot, or center-few-shot.", rich_help_panel=_HOW)]
-
-ShotsOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Images a class (and centre), separated by commas; images in all of `reduced`.",
-        show_default="2,4,8,16,32 as far as there are so many; reduced: 256",
-        rich_help_panel=_HOW,
-    ),
-]
-
 DrawsOption = Annotated[
     int | None,
     typer.Option(
         help="Support sets a fold and number of shots, the first of those that `probe` draws.",
         show_default="5",
-        rich_help_panel=_HOW,
+        rich_help_panel=HOW,
     ),
 ]
 
@@ -93,33 +73,23 @@ SetOption = Annotated[
     ),
 ]
 
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_RUN)]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=RUNNING)]
 
 PrecisionOption = Annotated[
     str,
     typer.Option(
-        help="auto (bf16 where hardware and backbone allow it, else fp32), fp32, bf16 or fp16.", rich_help_panel=_RUN
+        help="auto (bf16 where hardware and backbone allow it, else fp32), fp32, bf16 or fp16.", rich_help_panel=RUNNING
     ),
 ]
-
-PermutationsOption = Annotated[
-    int, typer.Option(help="Labellings of the null distribution behind the p value; 0 for none.", rich_help_panel=_RUN)
-]
-
-SeedOption = Annotated[int, typer.Option(help="Seed of the division, and of whatever is random.", rich_help_panel=_RUN)]
 
 CheckpointsOption = Annotated[
     str,
     typer.Option(
         help="Which to keep: all, none, or auto (all but those of full fine-tuning on support sets).",
-        rich_help_panel=_RUN,
+        rich_help_panel=RUNNING,
     ),
 ]
 
 TrackOption = Annotated[
-    str, typer.Option(help="none, or wandb (an extra; WANDB_MODE=offline needs no network).", rich_help_panel=_RUN)
-]
-
-ForceOption = Annotated[
-    bool, typer.Option("--force", help="Make records again that are complete.", rich_help_panel=_RUN)
+    str, typer.Option(help="none, or wandb (an extra; WANDB_MODE=offline needs no network).", rich_help_panel=RUNNING)
 ]

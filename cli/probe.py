@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from cli.console import Table, TerminalProgress, answer, number, reported, say, spread
+from cli.console import Table, TerminalProgress, answer, reported, say, spread
 from cli.options import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption
 from cli.probe_options import (
     BackboneOption,
@@ -16,19 +16,22 @@ from cli.probe_options import (
     ExternalOption,
     FeaturesOption,
     FoldModelsOption,
-    ForceOption,
-    PermutationsOption,
     ProbeOption,
     ReadingOption,
+    WithOption,
+    WorkersOption,
+)
+from cli.scores import GAIN, OVER_FOLDS, score_cells
+from cli.shots import numbers_of
+from cli.task_options import (
+    ForceOption,
+    PermutationsOption,
     RegimeOption,
     SeedOption,
     ShotsOption,
     SplitOption,
     TaskArgument,
-    WithOption,
-    WorkersOption,
 )
-from cli.shots import numbers_of
 from peftbench.protocol.names import CONTROL_PREFIX, COX
 
 if TYPE_CHECKING:
@@ -106,39 +109,14 @@ def _table(rows: "list[ProbeRow]") -> Table:
     columns += [">PR-AUC", ">prevalence", ">p", ">gain over the strongest control"]
     columns += [">C-index"] if cox else []
     told = [_cells(row) for row in rows]
-    title = "mean ± standard deviation over folds; folds are divided by patient"
+    title = OVER_FOLDS
     if elsewhere:
         title = "fitted on the task's cohort, tested on another; 95 % interval by patients drawn anew"
     return Table(title, columns, [[cells[column] for column in columns] for cells in told], whole=("backbone", ">MCC"))
 
 
 def _cells(row: "ProbeRow") -> dict[str, str]:
-    control = row.control.removeprefix(CONTROL_PREFIX)
-    gain = f"{number(row.gain_mean)} ({number(row.gain_low)} to {number(row.gain_high)}), {control}"
-    return {
-        "task": row.task,
-        "tested on": row.external,
-        "backbone": row.backbone,
-        "probe": row.probe,
-        "split": row.scheme,
-        ">shots": "-" if row.shots is None else str(row.shots),
-        ">folds": str(row.folds),
-        ">MCC": _mcc(row),
-        ">5-95 % of draws": f"{number(row.mcc_q05)} to {number(row.mcc_q95)}",
-        ">worst tenth": number(row.mcc_worst_decile),
-        ">PR-AUC": spread(row.pr_auc_mean, row.pr_auc_std),
-        ">prevalence": number(row.prevalence),
-        ">p": number(row.p_value),
-        ">gain over the strongest control": gain if control else "",
-        ">C-index": spread(row.c_index_mean, row.c_index_std),
-    }
-
-
-def _mcc(row: "ProbeRow") -> str:
-    """With its deviation over folds; of a test elsewhere with its interval."""
-    if row.external:
-        return f"{number(row.mcc_mean)} ({number(row.mcc_low)} to {number(row.mcc_high)})"
-    return spread(row.mcc_mean, row.mcc_std)
+    return {**score_cells(row), ">C-index": spread(row.c_index_mean, row.c_index_std)}
 
 
 def _explain(rows: "list[ProbeRow]") -> None:
@@ -147,6 +125,6 @@ def _explain(rows: "list[ProbeRow]") -> None:
         say("p: only logistic probes on the whole training part are fitted anew for it; the others' is a little low")
     if any(row.control for row in rows):
         of = "MCC (of cox in concordance)" if any(row.probe == COX for row in rows) else "MCC"
-        say(f"gain: paired difference in {of} to the strongest control on the same folds, with its 95 % interval")
+        say(f"gain: {GAIN.format(of)}")
     elif not any(row.backbone.startswith(CONTROL_PREFIX) for row in rows):
         say("no control was run: these scores cannot be told from a shortcut's")

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-_WHAT, _HOW, _CHOICE, _RUN = "What is probed", "How much trains", "How settings are chosen", "Running"
+from cli.task_options import HOW, RUNNING
 
-TaskArgument = Annotated[list[str], typer.Argument(help="Name or names of tasks: see `peftbench list tasks`.")]
+_WHAT, _CHOICE = "What is probed", "How settings are chosen"
 
 BackboneOption = Annotated[
     list[str] | None,
@@ -82,29 +82,9 @@ ControlOption = Annotated[
     ),
 ]
 
-SplitOption = Annotated[
-    str | None,
-    typer.Option(
-        help="5-fold, LOCO (leave one centre out), hold-out, or the name of an imported split.",
-        show_default="the task's own",
-        rich_help_panel=_HOW,
-    ),
-]
-
-RegimeOption = Annotated[str, typer.Option(help="full, reduced, few-shot, or center-few-shot.", rich_help_panel=_HOW)]
-
-ShotsOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Images a class (and centre), separated by commas; images in all of `reduced`.",
-        show_default="2,4,8,16,32 as far as there are so many; reduced: 256",
-        rich_help_panel=_HOW,
-    ),
-]
-
 DrawsOption = Annotated[
     int | None,
-    typer.Option(help="Support sets a fold and number of shots.", show_default="100", rich_help_panel=_HOW),
+    typer.Option(help="Support sets a fold and number of shots.", show_default="100", rich_help_panel=HOW),
 ]
 
 ChooseOnOption = Annotated[
@@ -126,17 +106,6 @@ CalibrateOption = Annotated[
     str, typer.Option(help="`none`, or `temperature`: scores scaled on validation.", rich_help_panel=_CHOICE)
 ]
 
-PermutationsOption = Annotated[
-    int,
-    typer.Option(help="Labellings of the null distribution behind the p value; 0 for none.", rich_help_panel=_RUN),
-]
-
-SeedOption = Annotated[int, typer.Option(help="Seed of the division, and of whatever is random.", rich_help_panel=_RUN)]
-
 WorkersOption = Annotated[
-    int | None, typer.Option(help="Processes at most.", show_default="one a core", rich_help_panel=_RUN)
-]
-
-ForceOption = Annotated[
-    bool, typer.Option("--force", help="Make records again that are complete.", rich_help_panel=_RUN)
+    int | None, typer.Option(help="Processes at most.", show_default="one a core", rich_help_panel=RUNNING)
 ]

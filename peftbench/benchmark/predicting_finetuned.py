@@ -11,14 +11,12 @@ from peftbench.backbones.loading import library_versions
 from peftbench.benchmark.predicting_encoder import differences, loaded, precision_of
 from peftbench.benchmark.predicting_record import Source
 from peftbench.cohorts.card import open_pictures
-from peftbench.errors import ConfigError
 from peftbench.finetuning.bench import Bench, reproducible
 from peftbench.finetuning.classifier import Classifier
 from peftbench.finetuning.feed import Feed
 from peftbench.finetuning.feed import Source as Pictures
 from peftbench.finetuning.predicting import PREDICTED_AT_ONCE, probabilities, revived
 from peftbench.protocol.progress import Progress
-from peftbench.protocol.workspace import Workspace
 from stores.images import Pixels
 
 
@@ -33,7 +31,7 @@ class FineTuned:
         told: hears how far it is.
 
     Raises:
-        ConfigError: the record was moved out of its workspace, or weights are named that it does not need.
+        ConfigError: weights are named that it does not need.
         WeightsError: the backbone's weights are absent.
         DeviceError: the device or the precision is not to be had.
         RecordError: the backbone is another here, or the first checkpoint was not kept or is damaged.
@@ -41,7 +39,6 @@ class FineTuned:
 
     def __init__(self, source: Source, device: str, precision: str | None, weights: str, told: Progress) -> None:
         self.source, self.told = source, told
-        self.home = _home_of(source)
         recipe = source.record.provenance["features"]["recipe"]
         where = pick_device(device)
         exactness = precision_of(precision, recipe["precision"], where)
@@ -53,8 +50,9 @@ class FineTuned:
         nothing = Pictures(open_pictures(source.place, source.rows.task.cohort), [], encoder.card.transform)
         self.bench = Bench(encoder, Feed(nothing, where, told), where, exactness, told, source.config.seed)
         self._shaped: list[torch.Tensor] = []
-        # What cannot be brought back is found out before many files are decoded.
-        self._model(0, 0)
+        with reproducible(where):
+            # What cannot be brought back is found out before many files are decoded.
+            self._model(0, 0)
 
     @property
     def at_once(self) -> int:
@@ -88,19 +86,9 @@ class FineTuned:
         return np.stack(found)
 
     def _model(self, fold: int, draw: int) -> Classifier:
-        return revived(self.source.record, fold, draw, self.bench, self.home)
+        return revived(self.source.record, self.source.folder, fold, draw, self.bench)
 
     def _embeddings(self, classifier: Classifier) -> Iterator[torch.Tensor]:
         for pixels in self._shaped:
             yield classifier.embed(pixels.to(self.bench.device))
             self.told.advance(len(pixels))
-
-
-def _home_of(source: Source) -> Workspace:
-    if source.home is None:
-        belongs = source.config.folder(source.place)
-        raise ConfigError(
-            f"the record {source.folder} was moved out of its workspace, and its checkpoints are looked for there: "
-            f"move it to {belongs}"
-        )
-    return source.home

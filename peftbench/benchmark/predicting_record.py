@@ -27,7 +27,6 @@ class Source:
     Attributes:
         record: complete and sound.
         folder: of the record.
-        home: the workspace that its folder lies in; None where it was moved out of one.
         place: the workspace that holds its cohort and features.
         rows: of its task, as they are now.
         policy: how its cohort's files became pixels.
@@ -36,7 +35,6 @@ class Source:
 
     record: Record
     folder: Path
-    home: Workspace | None
     place: Workspace
     rows: TaskRows
     policy: PixelPolicy
@@ -83,7 +81,7 @@ def open_source(path: str | Path, workspace: str | Path | Workspace | None) -> S
     rows = task_rows(record.config.task, place)
     manifest = Manifest.read(rows.task.cohort, place.manifest(rows.task.cohort))
     policy = _policy_of(record, rows.task.cohort, place)
-    return Source(record, folder, home, place, rows, policy, frozenset(manifest.frame["image_digest"]))
+    return Source(record, folder, place, rows, policy, frozenset(manifest.frame["image_digest"]))
 
 
 def _folder_of(path: Path) -> Path:

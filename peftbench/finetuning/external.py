@@ -108,7 +108,7 @@ class ExternalTest:
         held: pd.DataFrame = home[(home["fold"] == fold) & (home["role"] == "validation")]
         position = {sample: at for at, sample in enumerate(self.rows.frame["sample_id"])}
         at = np.array([position[sample] for sample in held["sample_id"]], dtype=np.int64)
-        classifier = revived(self.home, fold, 0, self.bench, place)
+        classifier = revived(self.home, self.home.config.folder(place), fold, 0, self.bench)
         test = predict(classifier, self.feed, self.bench.precision, lambda: told.advance(0))
         told.advance()
         return Spoken(at, held["score"].to_numpy(dtype=np.float64), test)

@@ -26,10 +26,12 @@ from peftbench.finetuning.tracking import Tracker, tracker_of
 from peftbench.finetuning.training import training_of
 from peftbench.finetuning.wanted import FinetuneOptions, Wanted, wanted
 from peftbench.protocol.elsewhere import Elsewhere
+from peftbench.protocol.options import several
 from peftbench.protocol.progress import Progress, Silent
 from peftbench.protocol.records import Record
 from peftbench.protocol.results import FinetuneResult
 from peftbench.protocol.splits import Split, find_split
+from peftbench.protocol.splits.announcing import announce
 from peftbench.protocol.splits.supports import support_sets_of
 from peftbench.protocol.tasks import TaskRows
 from peftbench.protocol.workspace import Workspace
@@ -88,20 +90,21 @@ def finetune(
         TrainingError: the loss is no number.
         SplitError: the task cannot be split or drawn from so.
     """
-    asked = wanted(_several(strategy), **options)
+    asked = wanted(several(strategy), **options)
     place, told = Workspace.at(workspace), progress or Silent()
-    specs = [parse_backbone(name) for name in dict.fromkeys(_several(backbone))]
+    specs = [parse_backbone(name) for name in dict.fromkeys(several(backbone))]
     where = pick_device(device)
     _refuse(specs, asked, external, precision, where, told)
     tracker = tracker_of(track, place.root, told)
-    tasks = [task_rows(name, place) for name in dict.fromkeys(_several(task))]
+    tasks = [task_rows(name, place) for name in dict.fromkeys(several(task))]
     divided = [(rows, find_split(rows, split, asked.seed, place.splits(rows.task.name))) for rows in tasks]
     plans = [_Plan.of(rows, division, asked, tracker, place) for rows, division in divided]
     there = None if external is None else task_rows(external, place)
     tests = [None if there is None else _Test.of(Elsewhere.of(rows, there, place), place) for rows in tasks]
-    place.ensure_writable()
     for plan in plans:
-        plan.announce(place, told)
+        announce(plan.rows, plan.split, asked.seed, place, told)
+        for note in plan.notes:
+            told.note(f"{plan.rows.task.name}: {note}")
     _announce(asked, where, told)
     records: list[Record] = []
     for spec in specs:
@@ -195,18 +198,6 @@ class _Plan:
         supports, notes = support_sets_of(rows, split, asked.regime, asked.sizes, asked.draws)
         return cls(rows, split, asked, tracker, pictures, tuple(supports.items()), tuple(notes))
 
-    def announce(self, place: Workspace, told: Progress) -> None:
-        """Say what the user must know, and save the split."""
-        for note in (*self.split.notes, *self.notes):
-            told.note(note)
-        if self.split.own and self.asked.seed:
-            told.note(
-                f"{self.rows.task.name}: the split {self.split.scheme!r} is given, so --seed {self.asked.seed} does "
-                "not divide"
-            )
-        if not self.split.own:
-            self.split.save(place.splits(self.rows.task.name))
-
     def runs(self, bench: Bench) -> Iterator[FinetuneRun]:
         """Every record to be made with a backbone."""
         for adaptation in self.asked.adaptations:
@@ -297,7 +288,3 @@ def _records(
 def _feed(pictures: ImageStore, rows: TaskRows, encoder: Encoder, device: torch.device, told: Progress) -> Feed:
     images: Sequence[str] = rows.frame["image_digest"].tolist()
     return Feed(Source(pictures, images, encoder.card.transform), device, told)
-
-
-def _several(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)

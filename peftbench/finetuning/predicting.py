@@ -1,6 +1,7 @@
 """A trained classifier applied: probabilities of the event, and a checkpoint brought back to life."""
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from peftbench.finetuning.feed import Feed
 from peftbench.finetuning.keeping import CHECKPOINTS, read_checkpoint
 from peftbench.finetuning.training import Training
 from peftbench.protocol.records import Record
-from peftbench.protocol.workspace import Workspace
 from peftbench.strategies.adapting import shared_digest
 
 Scores = npt.NDArray[np.float64]
@@ -70,20 +70,20 @@ def predict(classifier: Classifier, feed: Feed, precision: Precision, moment: Ca
     return scores
 
 
-def revived(record: Record, fold: int, draw: int, bench: Bench, place: Workspace) -> Classifier:
+def revived(record: Record, folder: Path, fold: int, draw: int, bench: Bench) -> Classifier:
     """The classifier of a record's fold and support set, from its checkpoint.
 
     Args:
         record: of a fine-tuning.
+        folder: of the record.
         fold: of its split.
         draw: of its support sets.
         bench: with the record's backbone.
-        place: the workspace.
 
     Raises:
         RecordError: the checkpoint was not kept, is damaged, or was trained on other weights than the bench has.
     """
-    folder, config = record.config.folder(place), record.config
+    config = record.config
     name = checkpoint_name(fold, draw)
     digests: Mapping[str, str] = record.provenance.get("checkpoints", {})
     if name not in digests:

@@ -27,6 +27,7 @@ from peftbench.finetuning.wanted import Wanted
 from peftbench.protocol import provenance
 from peftbench.protocol.judging import (
     JUDGING,
+    ground_of,
     judge,
     null_of_test_labels,
     prediction_rows,
@@ -86,22 +87,17 @@ class FinetuneRun:
         """All that decides its numbers."""
         encoder = self.bench.encoder
         return RunConfig(
-            task=self.rows.task.name,
+            **ground_of(self.rows, self.split),
             backbone=encoder.spec.name,
             strategy=self.adaptation.label,
             probe=TRAINED,
             regime=self.wanted.regime_name,
-            scheme=self.split.scheme,
-            folds=self.split.folds,
             shots=self.size,
             draws=self.wanted.draws,
             seed=self.wanted.seed,
             settings=self._settings(),
-            task_digest=self.rows.digest,
-            split_digest=self.split.digest,
             features=digest_of([encoder.card.architecture, encoder.weights_digest, str(encoder.card.transform)]),
             features_digest=digest_of(self.rows.frame["image_digest"].tolist()),
-            version=provenance.version(),
         )
 
     def _settings(self) -> dict[str, Any]:

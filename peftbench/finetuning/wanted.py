@@ -6,6 +6,7 @@ from typing import TypedDict, Unpack
 
 from peftbench.errors import ConfigError, unknown_name
 from peftbench.finetuning.bench import Adaptation
+from peftbench.protocol.options import refuse_below, refuse_other, several, sizes_of
 from peftbench.protocol.splits.supports import REGIMES, Regime, regime_name
 from peftbench.strategies.matrix import RANKED, canonical
 
@@ -101,9 +102,9 @@ def wanted(strategies: Sequence[str], **options: Unpack[FinetuneOptions]) -> Wan
     found = Wanted(
         adaptations=_adaptations(strategies, options.get("rank")),
         preset=options.get("preset", "paper"),
-        sets=_several(options.get("set_", ())),
+        sets=several(options.get("set_", ())),
         regime=next(each for each in REGIMES if each == regime),
-        sizes=None if shots is None else tuple(sorted({shots} if isinstance(shots, int) else set(shots))),
+        sizes=sizes_of(shots),
         draws=draws if draws is not None else 1 if regime == "full" else DRAWS,
         permutations=options.get("permutations", PERMUTATIONS),
         seed=options.get("seed", 0),
@@ -132,19 +133,10 @@ def _check(found: Wanted, *, asked: bool) -> None:
             "--shots and --draws are for regimes that use a part of the training part: add --regime few-shot, "
             "center-few-shot or reduced"
         )
-    for option, value, least in (
-        ("--seed", found.seed, 0),
-        ("--permutations", found.permutations, 0),
-        ("--draws", found.draws, 1),
-    ):
-        if value < least:
-            raise ConfigError(f"{option} is {value}, expected {least} or more")
+    refuse_below("--seed", found.seed, 0)
+    refuse_below("--permutations", found.permutations, 0)
+    refuse_below("--draws", found.draws, 1)
     if found.sizes is not None and (not found.sizes or found.sizes[0] < 1):
         told = ",".join(map(str, found.sizes)) or "empty"
         raise ConfigError(f"--shots is {told}, expected whole numbers from 1 on, e.g. --shots 2,4,8")
-    if found.checkpoints not in {"auto", "all", "none"}:
-        raise ConfigError(f"--checkpoints is {found.checkpoints!r}, expected auto, all or none")
-
-
-def _several(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+    refuse_other("--checkpoints", found.checkpoints, ("auto", "all", "none"))

@@ -18,15 +18,17 @@ from peftbench.probing.hazards import CoxRun, refuse_cox
 from peftbench.probing.inputs import ProbeInput, complete_stores, stored_features, with_untrained
 from peftbench.probing.registry import family_of
 from peftbench.probing.runs import Run
-from peftbench.probing.wanted import ProbeOptions, Wanted, several, wanted
+from peftbench.probing.wanted import ProbeOptions, Wanted, wanted
 from peftbench.probing.work import run
 from peftbench.protocol.elsewhere import Elsewhere, FoldModels
 from peftbench.protocol.manifest import Manifest
 from peftbench.protocol.names import COX
+from peftbench.protocol.options import several
 from peftbench.protocol.progress import Progress, Silent
 from peftbench.protocol.records import Record, finished
 from peftbench.protocol.results import ProbeResult
 from peftbench.protocol.splits import Split, find_split
+from peftbench.protocol.splits.announcing import announce
 from peftbench.protocol.splits.supports import support_sets_of
 from peftbench.protocol.tasks import TaskRows
 from peftbench.protocol.workspace import Workspace
@@ -91,7 +93,7 @@ def probe(
     # More BLAS threads make small problems slower, and the last bits depend on their number.
     with threadpool_limits(1):
         for rows, division in divided:
-            _announce(rows, division, asked, place, told)
+            announce(rows, division, asked.seed, place, told)
             if there is None:
                 inputs = _inputs(rows, division, backbones, place, told, asked, features, control=control)
                 runs = list(_runs(rows, division, inputs, asked, told))
@@ -156,16 +158,6 @@ def _with_clinical(rows: TaskRows, inputs: list[ProbeInput], place: Workspace, t
 def _image_counts(rows: TaskRows, place: Workspace) -> "pd.Series[int]":
     manifest = Manifest.read(rows.task.cohort, place.manifest(rows.task.cohort))
     return manifest.frame["patient_id"].value_counts()
-
-
-def _announce(rows: TaskRows, split: Split, asked: Wanted, place: Workspace, told: Progress) -> None:
-    for note in split.notes:
-        told.note(note)
-    if split.own and asked.seed:
-        told.note(f"{rows.task.name}: the split {split.scheme!r} is given, so --seed {asked.seed} does not divide")
-    place.ensure_writable()
-    if not split.own:
-        split.save(place.splits(rows.task.name))
 
 
 def _runs(rows: TaskRows, split: Split, inputs: Sequence[ProbeInput], asked: Wanted, told: Progress) -> Iterator[Run]:

@@ -20,6 +20,7 @@ from peftbench.probing.work import Done, Errand
 from peftbench.protocol import provenance
 from peftbench.protocol.judging import (
     JUDGING,
+    ground_of,
     judge,
     null_of_test_labels,
     prediction_rows,
@@ -78,22 +79,17 @@ class Run:
     def config(self) -> RunConfig:
         """All that decides its numbers."""
         return RunConfig(
-            task=self.rows.task.name,
+            **ground_of(self.rows, self.split),
             backbone=self.given.name,
             strategy="LP" if self.probe == LOGISTIC else "probe",
             probe=self.probe,
             regime=self.wanted.regime_name,
-            scheme=self.split.scheme,
-            folds=self.split.folds,
             shots=self.size,
             draws=self.wanted.draws,
             seed=self.wanted.seed,
             settings=self._settings(),
-            task_digest=self.rows.digest,
-            split_digest=self.split.digest,
             features=self.given.identity,
             features_digest=self.given.digest,
-            version=provenance.version(),
         )
 
     def _settings(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from peftbench.probing.inputs import READINGS, Reading
 from peftbench.probing.registry import expand
 from peftbench.probing.selecting import CRITERIA, Criterion
 from peftbench.protocol.names import LOGISTIC
+from peftbench.protocol.options import refuse_below, refuse_other, several, sizes_of
 from peftbench.protocol.splits.supports import REGIMES, Regime, regime_name
 
 DRAWS = 100
@@ -115,7 +116,7 @@ def wanted(**options: Unpack[ProbeOptions]) -> Wanted:
     found = Wanted(
         probes=tuple(expand(several(options.get("probe", LOGISTIC)))),
         regime=regime,  # type: ignore[arg-type]
-        sizes=None if shots is None else tuple(sorted({shots} if isinstance(shots, int) else set(shots))),
+        sizes=sizes_of(shots),
         draws=1 if draws is None and full else DRAWS if draws is None else draws,
         chosen_on=options.get("choose_on") or ("validation" if full else "support"),  # type: ignore[arg-type]
         criterion=options.get("choose_by", "log-loss"),  # type: ignore[arg-type]
@@ -141,28 +142,23 @@ def wanted(**options: Unpack[ProbeOptions]) -> Wanted:
     return found
 
 
-def several(names: str | Sequence[str]) -> tuple[str, ...]:
-    """One name or several, as several."""
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
 def _check_names(found: Wanted, options: ProbeOptions) -> None:
     if found.regime not in REGIMES:
         raise unknown_name("regime", found.regime, REGIMES, "peftbench probe --help")
     if found.reading not in READINGS:
         raise unknown_name("reading", found.reading, READINGS, "peftbench probe --help")
-    _one_of("--choose-by", found.criterion, CRITERIA)
-    _one_of("--class-weight", found.class_weight, get_args(ClassWeight))
-    _one_of("--calibrate", options.get("calibrate", "none"), ("none", "temperature"))
-    _one_of("--choose-on", found.chosen_on, get_args(ChosenOn))
+    refuse_other("--choose-by", found.criterion, CRITERIA)
+    refuse_other("--class-weight", found.class_weight, get_args(ClassWeight))
+    refuse_other("--calibrate", options.get("calibrate", "none"), ("none", "temperature"))
+    refuse_other("--choose-on", found.chosen_on, get_args(ChosenOn))
     for name in several(options.get("with_", ())):
-        _one_of("--with", name, ("clinical",))
+        refuse_other("--with", name, ("clinical",))
 
 
 def _check_numbers(found: Wanted) -> None:
-    _not_below("--seed", found.seed, 0)
-    _not_below("--permutations", found.permutations, 0)
-    _not_below("--draws", found.draws, 1)
+    refuse_below("--seed", found.seed, 0)
+    refuse_below("--permutations", found.permutations, 0)
+    refuse_below("--draws", found.draws, 1)
     if found.sizes is not None:
         _check_shots(found.sizes)
 
@@ -176,13 +172,3 @@ def _check_shots(shots: tuple[int, ...]) -> None:
                 f"--shots is {each}, expected 2 or more: a setting is chosen by leaving one image out, and its class "
                 "needs another"
             )
-
-
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"{option} is {value!r}, expected {' or '.join(known)}")
-
-
-def _not_below(option: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"{option} is {value}, expected {least} or more")

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from peftbench.protocol import provenance
 from peftbench.protocol.names import HEADLINE
-from peftbench.protocol.provenance import Stopwatch, peak_memory_mb, provenance
 from peftbench.protocol.records import FoldScore, Record, RunConfig, write_predictions
 from peftbench.protocol.scoring import (
     Cells,
@@ -196,6 +196,18 @@ def task_facts(rows: TaskRows) -> dict[str, Any]:
     }
 
 
+def ground_of(rows: TaskRows, split: Split) -> dict[str, Any]:
+    """What a record's configuration says of the rows and folds that it stands on, and of this software."""
+    return {
+        "task": rows.task.name,
+        "scheme": split.scheme,
+        "folds": split.folds,
+        "task_digest": rows.digest,
+        "split_digest": split.digest,
+        "version": provenance.version(),
+    }
+
+
 def split_facts(rows: TaskRows, split: Split) -> dict[str, Any]:
     """What a record says of its split: names of the folds, and units (patients) of each role fold by fold."""
     return {"names": list(split.names), "units": dict(split.unit_counts(rows))}
@@ -209,7 +221,7 @@ def write_complete(
     notes: Sequence[str],
     origin: Mapping[str, Any],
     cost: Mapping[str, Any],
-    watch: Stopwatch,
+    watch: provenance.Stopwatch,
     **said: Any,
 ) -> Record:
     """Write predictions and record.
@@ -233,8 +245,8 @@ def write_complete(
         config=config,
         scores=[score._asdict() for score in scores],
         notes=list(notes),
-        provenance={**provenance(), **origin},
-        cost={"seconds": watch.seconds, "peak_memory_mb": peak_memory_mb(), **cost},
+        provenance={**provenance.provenance(), **origin},
+        cost={"seconds": watch.seconds, "peak_memory_mb": provenance.peak_memory_mb(), **cost},
         predictions_digest=digest,
         status="complete",
         **said,

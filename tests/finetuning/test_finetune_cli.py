@@ -357,7 +357,7 @@ class TestFullDisk:
         ("module", "trained"),
         [
             ("peftbench.finetuning.keeping", 1),
-            ("peftbench.finetuning.cells", 1),
+            ("peftbench.protocol.kept", 1),
             ("peftbench.finetuning.runs", 0),
             ("peftbench.protocol.records", 0),
         ],

@@ -141,7 +141,7 @@ class TestTheRecord:
         bench = Bench(encoder, feed, device, "fp32", Silent())
         for fold in range(3):
             with reproducible(device):
-                found = predict(revived(record_of(home), fold, 0, bench, place), feed, "fp32", lambda: None)
+                found = predict(revived(record_of(home), Path(home.record), fold, 0, bench), feed, "fp32", lambda: None)
             scores = pd.Series(found, index=rows.frame["sample_id"])
             held = read_predictions(Path(home.record)).query("fold == @fold").set_index("sample_id")["score"]
             np.testing.assert_allclose(held, scores.loc[held.index], rtol=0, atol=1e-6)
