@@ -203,7 +203,7 @@ def _told(error: ValidationError) -> str:
     key = ".".join(str(each) for each in fault["loc"] if not isinstance(each, int))
     if fault["type"] == "extra_forbidden":
         known: Mapping[str, Any] = Augmentation.model_fields if "." in key else Training.model_fields
-        return str(unknown_name("setting", key.rpartition(".")[2], known, "peftbench finetune --help"))
+        return str(unknown_name("setting", key.rpartition(".")[2], known, "docs/finetuning.md"))
     wanted = str(fault["msg"]).removeprefix("Value error, ")
     return f"--set {key}={_shown(fault['input'])}: {wanted[0].lower()}{wanted[1:]}"
 
