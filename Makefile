@@ -14,6 +14,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RUN := $(BIN)/peftbench
 export PEFTBENCH_WORKSPACE := $(WORKSPACE)
+# Tests start many processes: none should compile again what another one has.
+unexport PYTHONDONTWRITEBYTECODE
 
 ifeq ($(strip $(RAW)),)
 COHORT := phantom

@@ -41,6 +41,7 @@ def looped(given: Sample, unit: str, resamples: int) -> npt.NDArray[np.float64]:
     return np.array(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["image", "patient"])
 def test_it_agrees_with_a_loop_over_resamples(unit: str) -> None:
     given = sample(0)

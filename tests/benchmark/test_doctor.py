@@ -98,6 +98,7 @@ class TestWorkspace:
         assert (found.workspace["cohorts"], found.workspace["features"], found.workspace["records"]) == ([], [], 0)
         assert any("peftbench prepare phantom" in each for each in found.advice)
 
+    @pytest.mark.slow
     def test_looking_leaves_no_file(self, tmp_path: Path, phantom_raw: Path) -> None:
         prepare("phantom", phantom_raw, workspace=tmp_path)
         before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}

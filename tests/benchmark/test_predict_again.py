@@ -10,7 +10,7 @@ from predict_kit import BACKBONE, Made, assert_as_recorded, probed, recorded, sc
 from peftbench.extraction.extract import extract
 from peftbench.protocol.records import read_record
 
-pytestmark = pytest.mark.usefixtures("vit")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("vit")]
 
 
 class TestProbes:

@@ -33,7 +33,7 @@ from peftbench.probing.probe import probe
 from peftbench.protocol.records import Record, read_record
 from peftbench.protocol.workspace import Workspace
 
-pytestmark = pytest.mark.usefixtures("vit")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("vit")]
 
 CPU = torch.device("cpu")
 
@@ -130,7 +130,6 @@ class TestWorkspace:
 
 
 class TestCohort:
-    @pytest.mark.slow
     def test_prepared_by_another_policy(self, own: Made) -> None:
         prepare("phantom", own.pictures.parent, workspace=own.place, policy="percentile", workers=1)
         refused(RecordError, "minmax(8bit)", "percentile(", record=own.lora, images=own.fresh)
@@ -164,7 +163,6 @@ class TestBackbone:
             told = refused(RecordError, "its weights:", "peftbench weights verify", record=record, images=made.fresh)
             assert read_record(record).provenance["features"]["recipe"]["weights"][:12] in told
 
-    @pytest.mark.slow
     def test_weights_of_the_users_own_are_named_by_their_file(self, own: Made, tmp_path: Path) -> None:
         mine, other = tmp_path / "mine.pt", tmp_path / "other.pt"
         for path in (mine, other):
@@ -230,7 +228,6 @@ class TestPrecision:
         )
         assert differences(there, there) == ""
 
-    @pytest.mark.slow
     def test_features_of_another_device_are_predicted_with_small_batches(
         self, own: Made, monkeypatch: pytest.MonkeyPatch
     ) -> None:

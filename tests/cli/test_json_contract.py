@@ -207,6 +207,7 @@ class TestStreams:
         assert "decoding" in done.stderr
         assert "decoding" not in done.stdout
 
+    @pytest.mark.slow
     def test_as_a_process_of_its_own_stdout_is_the_object_alone(self, raw: Path, tmp_path: Path) -> None:
         done = run("prepare", "phantom", "--raw", str(raw), "--workspace", str(tmp_path / "w"), "--json")
         assert done.answer["images"] == PATIENTS

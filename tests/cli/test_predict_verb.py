@@ -84,6 +84,7 @@ def test_columns_that_say_nothing_are_left_out(record: str, pictures: Path) -> N
     assert "seen" not in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "part"),
     [

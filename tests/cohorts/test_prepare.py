@@ -265,6 +265,7 @@ class TestManifest:
 
 
 class TestPhantom:
+    @pytest.mark.slow
     def test_the_manifest_is_the_generators_table(self, phantom_raw: Path, place: Workspace) -> None:
         result = prepare("phantom", phantom_raw, workspace=place)
         table = pd.read_csv(phantom_raw / "phantom.csv")

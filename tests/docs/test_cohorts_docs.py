@@ -53,6 +53,7 @@ def test_every_cohort_and_task_is_in_the_table() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_commands_have_options_that_exist(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is prepared here, so each ends with a sentence of its own, never with one of an option's."""

@@ -98,6 +98,7 @@ def assert_mended(place: Workspace, store: Path, before: dict[str, dict[str, np.
 class TestRefused:
     """Found when the store is opened, or when its last file is written on: nothing is embedded and nothing changes."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("damage", "dropped"),
         [

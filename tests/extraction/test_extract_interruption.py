@@ -35,6 +35,7 @@ def uninterrupted(place: Workspace, tmp_path: Path, prepared: Path) -> dict[str,
 
 
 class TestInterrupted:
+    @pytest.mark.slow
     @pytest.mark.parametrize(("batches", "commit_seconds"), [(0, 5.0), (1, 5.0), (4, 5.0), (0, 0.0), (3, 0.0)])
     def test_finished_rows_are_kept_and_the_next_run_ends_to_the_bit(
         self,

@@ -40,6 +40,7 @@ def pass_of(shown: Shown, name: str, strategy: str, *, checkpointing: bool, drop
     return classifier
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "strategy"),
     [

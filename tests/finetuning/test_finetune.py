@@ -119,6 +119,7 @@ class TestAnswer:
         assert set(frame.columns) == KEYS
         assert frame["strategy"].tolist() == [row.strategy for row in adapted[1].results]
 
+    @pytest.mark.slow
     def test_tasks_and_backbones_each_have_their_rows(self, place: Workspace) -> None:
         rows = rows_of_call(place, [CNN, VIT_NAME, CNN], ["LP", "lp"], task=["PHA_icu", TASK, TASK])
         assert {(row.backbone, row.task) for row in rows} == {

@@ -62,6 +62,7 @@ class TestAnswer:
         assert row == json.loads(json.dumps(type(told).to_json(told)))
         assert (row["strategy"], row["rank"], row["mcc_std"]) == ("LP", None, None)
 
+    @pytest.mark.slow
     def test_options_may_be_repeated(self, place: Workspace) -> None:
         words = ("--backbone", CNN, "--backbone", VIT_NAME, "--strategy", "LORA", "--strategy", "BitFit")
         rows = answered(place, *words, "--rank", "2", "--rank", "4", *WORDS, *SETS)
@@ -130,6 +131,7 @@ class TestAnswer:
 
 
 class TestRefusals:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("words", "parts"),
         [
@@ -179,6 +181,7 @@ class TestRefusals:
         assert [part for part in parts if part not in error] == []
         assert not place.results.exists()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("setting", "part"),
         [
@@ -353,6 +356,7 @@ def full(path: Path, *_: object) -> None:
 class TestFullDisk:
     """Whichever file of a record is the first that no longer fits."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("module", "trained"),
         [

@@ -31,6 +31,8 @@ from peftbench.protocol.results import FinetuneRow
 from peftbench.protocol.workspace import Workspace
 from stores.errors import StoreError
 
+pytestmark = pytest.mark.slow
+
 AWAY = "elsewhere_icu"
 
 PATIENTS = 30

@@ -34,6 +34,8 @@ from peftbench.protocol.records import read_record
 from peftbench.protocol.results import FinetuneRow
 from peftbench.protocol.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 FOLDS: dict[str, Any] = {"split": "3-fold"}
 
 

@@ -33,6 +33,8 @@ from peftbench.protocol.splits import Split, make_split
 from peftbench.protocol.splits.supports import support_sets_of
 from peftbench.protocol.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def probed(prepared: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:

@@ -15,6 +15,8 @@ from verb_kit import CNN, TASK, VIT_NAME, Trainings, copied, lasting, record_of,
 from peftbench.errors import ConfigError, MissingPackageError, PeftbenchError
 from peftbench.protocol.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 
 class Run:
     """What one run was told."""
@@ -191,7 +193,6 @@ assert not tracker._failed
 """
 
 
-@pytest.mark.slow
 def test_the_library_itself_writes_a_run_without_a_network(place: Workspace, tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
     record = row_of_call(place).record

@@ -61,6 +61,7 @@ def test_the_embedding_is_small_and_its_classes_overlap(features: np.ndarray, pa
     assert 0.5 < (probe.predict(features[parts.train]) == parts.event[parts.train]).mean() < 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("balance", "cached"), [("loss", False), ("none", True)])
 def test_a_head_trained_on_pictures_is_the_logistic_regression_on_their_features(
     bench: Bench, features: np.ndarray, parts: Parts, balance: str, cached: bool

@@ -43,6 +43,7 @@ def scores_of(found: Trained, part: np.ndarray) -> np.ndarray:
     return found.scores[found.at.best["head"]][part]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_trainings_are_equal_to_the_bit(shown: Shown, strategy: str) -> None:
     how = settings(epochs=2, augmentation=STRONG, dropout=0.3, head_learning_rates=(1e-2, 1e-3), clip=1.0)
@@ -89,6 +90,7 @@ def test_pictures_from_memory_and_from_the_store_train_alike(shown: Shown) -> No
     assert_same_training(streamed, resident)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "micro"), [("FFT", 1), *((each, 3) for each in STRATEGIES)])
 def test_a_step_in_pieces_is_the_step_as_a_whole(shown: Shown, strategy: str, micro: int) -> None:
     # Sixteen images in steps of eight: pieces of three, three and two among them.

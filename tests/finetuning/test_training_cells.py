@@ -159,6 +159,7 @@ def test_without_a_checkpoint_the_answer_is_kept_alone(shown: Shown, tmp_path: P
     assert kept_answer(cell) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["LP", "LoRA"])
 def test_stopped_at_any_moment_it_goes_on_to_the_same_answer(shown: Shown, tmp_path: Path, strategy: str) -> None:
     how = settings(epochs=2, augmentation=Augmentation() if strategy == "LoRA" else None)

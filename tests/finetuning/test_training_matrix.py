@@ -32,6 +32,7 @@ def test_the_matrix_has_all_cells() -> None:
     assert len(cells()) == 3 * 5 + 4 * 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "strategy"), cells())
 def test_every_cell_of_the_matrix_lowers_the_training_loss(shown: Shown, name: str, strategy: str) -> None:
     rate = 1e-3 if strategy == "FFT" or name in HEAVY else 3e-2
@@ -62,6 +63,7 @@ CAN = [
 """Backbone, strategy, epochs, rates of head and backbone."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "strategy", "epochs", "head", "rate"), CAN)
 def test_sixteen_pictures_are_learnt_by_heart(
     shown: Shown, name: str, strategy: str, epochs: int, head: float, rate: float

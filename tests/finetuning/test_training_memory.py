@@ -104,6 +104,7 @@ def an_image(classifier: Classifier, precision: Precision = "fp32") -> tuple[flo
     return (many[0] - few[0]) / 8, (many[1] - few[1]) / 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MADE)
 @pytest.mark.parametrize("strategy", ["FFT", "LoRA", "BitFit"])
 @pytest.mark.parametrize("checkpointing", [False, True])

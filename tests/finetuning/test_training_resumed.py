@@ -93,6 +93,7 @@ def stopped_and_resumed(case: Case, shown: Shown, call: int, path: Path) -> Trai
     return None
 
 
+@pytest.mark.slow
 def test_stopped_at_any_safe_moment_it_goes_on_as_if_never_stopped(case: Case, shown: Shown, tmp_path: Path) -> None:
     expected, call = case.run(shown, Silent(), None), 0
     while (found := stopped_and_resumed(case, shown, call + 1, tmp_path / f"{call + 1}.state")) is not None:
@@ -117,6 +118,7 @@ def test_stopped_again_and_again_it_comes_to_the_same_end(shown: Shown, tmp_path
     assert_same_training(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["LoRA", "full"])
 def test_a_state_kept_on_the_way_is_as_good_as_one_kept_when_stopped(shown: Shown, tmp_path: Path, name: str) -> None:
     case = CASES[name]
@@ -175,6 +177,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_state_is_not_believed_and_the_training_begins_anew(
     shown: Shown, tmp_path: Path, damage: str

@@ -355,6 +355,7 @@ class TestDamage:
         assert len(lines) == len(list(folder.iterdir())), "a message has several lines"
         assert not any(str(folder) in line or line.count("4711") > 1 for line in lines)
 
+    @pytest.mark.slow
     def test_some(self, tmp_path: Path) -> None:
         self.check(tmp_path, 4)
 

@@ -102,6 +102,7 @@ class TestAgainstScikitLearn:
         assert chosen["C"] == COSTS[int(np.argmax(found))]
         assert chosen["validation_1_minus_mcc"] == pytest.approx(1 - max(found))
 
+    @pytest.mark.slow
     def test_under_permuted_labels_everything_is_done_again(self) -> None:
         """As scikit-learn does it, one labelling after the other: fit, choice of C on validation, test."""
         labels = permuted_labels(EVENT, np.arange(len(EVENT)), [TEST], 24, 0)

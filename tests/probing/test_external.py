@@ -21,6 +21,8 @@ from peftbench.protocol.results import ProbeResult
 from peftbench.protocol.workspace import Workspace
 from stores.features import FeatureStore
 
+pytestmark = pytest.mark.slow
+
 HOME, AWAY = "PHA_icu_all", "elsewhere_icu"
 
 TELLING, SHORTCUT = "resnet18@random:0", "resnet18@random:1"

@@ -82,6 +82,7 @@ SHOTS = [(1, 1), (2, 2), (4, 4), (8, 8), (16, 16), (32, 32), (1, 9), (12, 3)]
 @pytest.mark.parametrize("dim", [5, 300])
 @pytest.mark.parametrize("shots", SHOTS)
 class TestParity:
+    @pytest.mark.slow
     def test_it_is_scikit_learns_minimum(self, shots: tuple[int, int], dim: int, balanced: bool) -> None:
         matrix, event = cohort(dim)
         positions = draws(event, shots)
@@ -194,6 +195,7 @@ def brute_force(
 
 
 class TestLeftOut:
+    @pytest.mark.slow
     @pytest.mark.parametrize("balanced", [True, False])
     @pytest.mark.parametrize("shots", [(2, 2), (8, 8), (3, 9)])
     @pytest.mark.parametrize("dim", [4, 80])

@@ -70,6 +70,7 @@ def numbers(place: Workspace) -> dict[str, object]:
 
 
 class TestSameBits:
+    @pytest.mark.slow
     def test_two_workspaces_hold_the_same_numbers_to_the_bit(
         self, probed: tuple[Workspace, ProbeResult], place: Workspace
     ) -> None:
@@ -109,6 +110,7 @@ class TestMadeOnce:
         assert again.to_json() == first.to_json()
         assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in place.root.rglob("*.*")} == before
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("harm", ["predictions flipped", "predictions gone", "record gone", "record cut"])
     def test_a_damaged_record_is_made_again(
         self, probed: tuple[Workspace, ProbeResult], tmp_path: Path, harm: str
@@ -144,6 +146,7 @@ class TestMadeOnce:
         probe("PHA_icu", BACKBONE, workspace=place, control=False)
         assert len(records(place)) == 2
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("runs", [1, 2])
     def test_progress_reaches_what_was_announced(self, place: Workspace, runs: int) -> None:
         for _ in range(runs):
@@ -294,6 +297,7 @@ class TestOptions:
             assert read_record(Path(row.record)).notes == ear.notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("confounder", "low", "high"), [(0.0, -0.35, 0.25), (1.0, 0.95, 1.0)])
 def test_the_view_control_finds_a_confounder_if_there_is_one(
     tmp_path: Path, confounder: float, low: float, high: float

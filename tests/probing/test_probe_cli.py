@@ -43,6 +43,7 @@ def relabel(place: Workspace, **columns: object) -> None:
 
 
 class TestRefusals:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("words", "told"),
         [
@@ -83,6 +84,7 @@ class TestRefusals:
         error = refused(three_centers, *words)
         assert [part for part in told if part not in error] == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("probe", "told"),
         [
@@ -135,6 +137,7 @@ class TestRefusals:
         assert "1 of 40 patients" in refused(own_place)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("words", [(), (*FEW, "--shots", "2", "--draws", "3"), ("--calibrate", "temperature")])
 @pytest.mark.parametrize("probe", ["logistic", "ridge", "knn", "centroid"])
@@ -149,6 +152,7 @@ def test_constant_features_are_worth_nothing_and_no_fault(
 
 
 class TestTable:
+    @pytest.mark.slow
     def test_over_draws_it_shows_the_spread_and_the_worst_tenth(self, own_place: Workspace) -> None:
         code, stdout, stderr = invoke(own_place, "--backbone", BACKBONE, *FEW, "--shots", "2,4", "--draws", "3")
         assert code == 0, stderr

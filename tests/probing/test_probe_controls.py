@@ -22,6 +22,8 @@ from peftbench.protocol.results import ProbeRow
 from peftbench.protocol.splits import find_split
 from peftbench.protocol.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 TASK = "PHA_icu_all"
 
 TRAINED = "efficientnet-lite0"
@@ -69,7 +71,6 @@ class TestShortcuts:
         assert rows["control:metadata"].mcc_mean == 1
         assert rows["control:view"].mcc_mean < 0.5
 
-    @pytest.mark.slow
     def test_in_few_shot_as_well(self, own_place: Workspace) -> None:
         frame = manifest_of(own_place).frame
         relabelled(own_place, frame["center"] == "A")
@@ -98,7 +99,6 @@ class TestUntrained:
         strongest = max((row for name, row in rows.items() if name != TRAINED), key=lambda row: row.mcc_mean)
         assert rows[TRAINED].control == strongest.backbone
 
-    @pytest.mark.slow
     def test_one_that_lacks_images_or_is_another_architecture_does_not(self, own_place: Workspace) -> None:
         write_features(own_place, TRAINED)
         write_features(own_place, f"{TRAINED}@random:0", share=0.5)

@@ -22,6 +22,8 @@ from peftbench.protocol.splits.supports import support_sets_of
 from peftbench.protocol.splits.units import home_centers
 from peftbench.protocol.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 TASK = "PHA_icu_all"
 
 

@@ -19,6 +19,8 @@ from peftbench.protocol.records import read_predictions, read_record
 from peftbench.protocol.splits import load, make_split
 from peftbench.protocol.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 TASK = "PHA_icu_all"
 
 

@@ -119,6 +119,7 @@ def kept_cells(place: Workspace) -> list[Path]:
 
 
 class TestProcesses:
+    @pytest.mark.slow
     @pytest.mark.usefixtures("processes_pay")
     @pytest.mark.parametrize(
         "words",
@@ -148,6 +149,7 @@ class TestProcesses:
             probe(TASK, BACKBONE, workspace=own_place, probe="own_probes.Deadly", workers=2, permutations=0)
         assert not list(own_place.results.rglob("record.json"))
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("processes_pay", "modules")
     @pytest.mark.parametrize("workers", [1, 2])
     def test_so_is_a_classifier_that_cannot_be_fitted(self, own_place: Workspace, workers: int) -> None:
@@ -166,6 +168,7 @@ class StopError(Exception):
 
 
 class TestKept:
+    @pytest.mark.slow
     @pytest.mark.usefixtures("all_is_kept")
     @pytest.mark.parametrize("name", PROBES)
     @pytest.mark.parametrize("words", [{}, {"regime": "few-shot", "shots": 4, "draws": 3}], ids=["full", "few-shot"])
@@ -200,6 +203,7 @@ class TestKept:
         assert numbers(place) == numbers(undisturbed)
         assert not list(place.results.rglob("cells"))
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("all_is_kept")
     @pytest.mark.parametrize("harm", ["flipped", "cut", "empty"])
     def test_a_kept_cell_that_is_damaged_is_solved_again(
@@ -330,14 +334,13 @@ class TestInterrupted:
         self, three_centers: Workspace, tmp_path: Path, modules: Path, number: signal.Signals, code: int, workers: int
     ) -> None:
         undisturbed, place = (copy_of(three_centers, tmp_path / each) for each in ("undisturbed", "stopped"))
-        words = ("--workers", str(workers))
-        worth = 0.0 if workers > 1 else 1e9
-        with start(undisturbed, modules, *words, worth=worth, pause=0) as process:
-            assert process.communicate(timeout=60)[0]
+        again: dict[str, Any] = {"probe": "own_probes.Slow", "permutations": 0}
+        probe(TASK, BACKBONE, workspace=undisturbed, **again)
         total = fits(tmp_path)
         assert total == 25, "five inputs, five folds"
         (tmp_path / "fits").unlink()
-        with start(place, modules, *words, worth=worth, pause=0.1) as process:
+        worth = 0.0 if workers > 1 else 1e9
+        with start(place, modules, "--workers", str(workers), worth=worth, pause=0.1) as process:
             while fits(tmp_path) < 12:
                 time.sleep(0.01)
                 assert process.poll() is None
@@ -355,8 +358,7 @@ class TestInterrupted:
         kept = [each for each in kept_cells(place) if each.suffix == ".npz"]
         assert finished
         (tmp_path / "fits").unlink()
-        with start(place, modules, *words, worth=worth, pause=0) as process:
-            assert process.communicate(timeout=60)[0]
+        probe(TASK, BACKBONE, workspace=place, **again)
         assert fits(tmp_path) == total - 5 * finished - len(kept)
         assert predictions(place) == predictions(undisturbed)
         assert numbers(place) == numbers(undisturbed)
@@ -366,8 +368,7 @@ class TestInterrupted:
         self, three_centers: Workspace, tmp_path: Path, modules: Path
     ) -> None:
         alone, place = (copy_of(three_centers, tmp_path / each) for each in ("alone", "together"))
-        with start(alone, modules, pause=0) as process:
-            assert process.communicate(timeout=60)[0]
+        probe(TASK, BACKBONE, workspace=alone, probe="own_probes.Slow", permutations=0)
         calls = [start(place, modules, "--workers", str(each), worth=0.0, pause=0.03) for each in (1, 2)]
         answers = []
         for process in calls:

@@ -279,6 +279,7 @@ class TestPermutedLabels:
         assert null["unit"] == unit
         assert null["q95"] < 1
 
+    @pytest.mark.slow
     def test_p_is_uniform_where_scores_know_nothing(self) -> None:
         random, found = np.random.default_rng(0), []
         fold, patient = np.repeat([0, 1, 2], 24), [f"p-{at}" for at in range(72)]

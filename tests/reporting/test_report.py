@@ -310,6 +310,7 @@ def _page_of_fine_tuned() -> str:
     return page(report_kit.tuned_sections(records), records, {}, "now")
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on this machine")
 @pytest.mark.parametrize("width", [1280, 390])

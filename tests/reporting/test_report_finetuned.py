@@ -369,6 +369,7 @@ class TestTheFigure:
 
 
 class TestThePage:
+    @pytest.mark.slow
     def test_the_section(self, all_of_it: Section) -> None:
         records = fine_tuned()
         text, plain = page([all_of_it], records, {}, "now"), markdown([all_of_it], records, {}, "now")

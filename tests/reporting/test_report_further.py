@@ -24,6 +24,8 @@ from peftbench.reporting.plot import folds_figure, gains_figure
 from peftbench.reporting.reading import MOST_GROUPS, overall, reading
 from peftbench.reporting.sheets import Sheet, glance_sheet, parted, scores_sheet
 
+pytestmark = pytest.mark.slow
+
 WEAK = [0.20, 0.22, 0.18, 0.23, 0.18]
 CONTROL = [0.10, 0.12, 0.08, 0.11, 0.09]
 STRONG = [0.80, 0.83, 0.77, 0.82, 0.79]

@@ -181,6 +181,7 @@ def same_bits(found: Rows, expected: Rows) -> None:
 
 
 class TestRoundtrip:
+    @pytest.mark.slow
     @every_format
     @both_types
     def test_a_cohort_in_the_manifests_order_with_its_columns(self, tmp_path: Path, format_: str, dtype: str) -> None:
@@ -207,6 +208,7 @@ class TestRoundtrip:
             same_bits(rows, made.outputs[name])
         assert (found.icu, found.view) == (None, None)
 
+    @pytest.mark.slow
     @every_format
     @pytest.mark.parametrize(
         ("asked", "main"), [(["embedding"], "embedding"), ("block_cls", "block_cls"), (list(SHAPES)[::-1], "embedding")]

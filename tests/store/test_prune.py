@@ -19,6 +19,8 @@ from stores.keys import canonical_json
 from stores.lock import writer_lock
 from stores.rows import exchange_names
 
+pytestmark = pytest.mark.slow
+
 
 def leave(store: FeatureStore) -> list[Path]:
     """What interrupted writes leave behind."""
@@ -88,7 +90,6 @@ class TestLeftovers:
 
 
 class TestSuperseded:
-    @pytest.mark.slow
     def test_the_newest_and_those_that_a_record_names_stay(self, place: Workspace, images: list[str]) -> None:
         by_age = {age: aged(features(place, images, weights=str(age) * 64), age) for age in (1, 2, 3, 4)}
         other = features(place, images, backbone="efficientnet-lite0")

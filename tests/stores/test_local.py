@@ -139,6 +139,7 @@ class TestVerdicts:
             store.read("plain", 52)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COLUMNS)
 @pytest.mark.parametrize("committed", [1, 5, 6, 7, 12])
 def test_a_reader_goes_on_to_see_its_rows_while_more_are_appended(tmp_path: Path, name: str, committed: int) -> None:

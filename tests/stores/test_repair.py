@@ -109,6 +109,7 @@ class TestSoundStores:
 
 
 class TestRows:
+    @pytest.mark.slow
     @pytest.mark.parametrize("row", [0, 15, 16, 47, ROWS - 1])
     @pytest.mark.parametrize(("name", "chunk"), [("embedding", 16), ("blocks", 16), ("image", 32)])
     def test_a_flipped_byte_costs_the_row_that_holds_it(self, folder: Path, name: str, chunk: int, row: int) -> None:
@@ -470,6 +471,7 @@ class TestInterruption:
                 break
         assert turn > 30
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("step", [*EVERY_STEP, (shutil, "rmtree"), (rows_module.Commit, "write")], ids=str)
     def test_failing_at_any_step_and_run_again_it_loses_no_sound_row(
         self, broken: Path, tmp_path: Path, step: tuple[object, str]

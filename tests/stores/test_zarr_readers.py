@@ -228,6 +228,7 @@ class TestAppending:
         for seen in seen_by_zarr(folder):
             are_rows(seen, {2500})
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "heal",
         [

@@ -30,6 +30,7 @@ def test_every_strategy_has_its_file() -> None:
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 class TestCells:
+    @pytest.mark.slow
     def test_freshly_adapted_it_answers_as_before(self, cell: Cell) -> None:
         backbone = small(cell.backbone)
         module = backbone.module()
@@ -41,6 +42,7 @@ class TestCells:
         assert adapted.module is module, "the loader takes it as it took the encoder"
         torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
 
+    @pytest.mark.slow
     def test_what_learns_is_counted_and_a_step_moves_nothing_else(self, cell: Cell) -> None:
         backbone, adapted = small(cell.backbone), cell.adapted()
         learning = [each for each in adapted.module.parameters() if each.requires_grad]
@@ -55,6 +57,7 @@ class TestCells:
         with torch.no_grad():
             assert float((backbone.embedding(adapted.module) - before).abs().max()) > 1e-5
 
+    @pytest.mark.slow
     def test_batch_norms_follow_the_data_where_everything_learns_alone(self, cell: Cell) -> None:
         backbone, adapted = small(cell.backbone), cell.adapted()
         norms = batch_norms(adapted.module)

@@ -14,6 +14,7 @@ KINDS = ("resnet18", "dinov2-s", "medclip-swin")
     "cell", [cell for cell in CELLS if cell.targets == "attention" and cell.backbone in KINDS], ids=str
 )
 class TestRoundTrip:
+    @pytest.mark.slow
     def test_a_second_module_of_the_same_seed_answers_the_same(self, cell: Cell) -> None:
         backbone, first, second = small(cell.backbone), cell.adapted(), cell.adapted()
         generator = torch.Generator().manual_seed(9)

@@ -8,6 +8,7 @@ Arguments are literals by keyword; they are read, never evaluated as code.
 import ast
 import inspect
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -44,7 +45,7 @@ class CustomFamily(NamedTuple):
     def source(self) -> dict[str, str]:
         """What decides its answers besides its name: of it and its bases, versions of packages and digests of files."""
         found: dict[str, str] = {}
-        known = packages_distributions()
+        known = _distributions()
         for each in self.kind.__mro__:
             path = getattr(inspect.getmodule(each), "__file__", None)
             package = each.__module__.partition(".")[0]
@@ -97,6 +98,12 @@ def parse_estimator(text: str) -> CustomFamily:
     _check_names(text, kind, arguments)
     _check_methods(text, _made(text, kind, arguments))
     return CustomFamily(text.strip(), kind, arguments)
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Packages of each module that can be imported; to find them takes most of a second, once a process is enough."""
+    return packages_distributions()
 
 
 def _fault(text: str, told: str, advice: str) -> ConfigError:

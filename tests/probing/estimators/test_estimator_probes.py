@@ -31,6 +31,7 @@ X, Y = load_breast_cancer(return_X_y=True)
 X, Y = X[:150], Y[:150].astype(np.int64)
 
 
+@pytest.mark.slow
 @parametrize_with_checks(PROBES)
 def test_scikit_learns_contract(estimator: Any, check: Any) -> None:
     check(estimator)

@@ -41,6 +41,7 @@ def test_it_can_tell_on_a_real_problem(name: str) -> None:
     assert found.model.left_out is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_all_settings_fit_and_differ(name: str) -> None:
     matrix, event, _, _ = cancer()
@@ -68,6 +69,7 @@ def test_the_rarer_class_is_not_given_up(name: str) -> None:
     assert chosen[:100].mean() > (0.02 if name in SLOW else 0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("case", ["four rows", "one feature", "all the same", "the view", "one column that tells all"])
 def test_degenerate_features_get_probabilities(name: str, case: str) -> None:
