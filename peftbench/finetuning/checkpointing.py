@@ -26,12 +26,20 @@ def save_memory(module: nn.Module) -> None:
     else:
         for block in blocks_of(module):
             block.forward = functools.partial(_again, block, block.forward)
+    # The library's Swin marks its stages and their blocks, which would then run three times.
+    for stage in set(_marked(module)) - set(checkpointed(module)):
+        stage.gradient_checkpointing = False  # type: ignore[assignment]
 
 
-def checkpointed(module: nn.Module) -> int:
-    """How many blocks are computed anew; 0 where `save_memory` was not asked for."""
-    wrapped = sum(isinstance(vars(each).get("forward"), functools.partial) for each in module.modules())
-    return wrapped or sum(bool(getattr(each, "gradient_checkpointing", False)) for each in module.modules())
+def checkpointed(module: nn.Module) -> list[nn.Module]:
+    """The blocks that are computed anew, innermost only; none where `save_memory` was not asked for."""
+    wrapped = [each for each in module.modules() if isinstance(vars(each).get("forward"), functools.partial)]
+    return wrapped or [each for each in _marked(module) if len(_marked(each)) == 1]
+
+
+def _marked(module: nn.Module) -> list[nn.Module]:
+    """Whom the transformers library would run anew, the module itself among them."""
+    return [each for each in module.modules() if getattr(each, "gradient_checkpointing", False)]
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:

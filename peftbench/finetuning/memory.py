@@ -4,9 +4,11 @@ What the backward pass needs is what the forward pass saves for it; autograd its
 anew that is little, and one block comes on top when its turn comes.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
+from torch import nn
 
 from peftbench.backbones.device import Precision, autocast
 from peftbench.backbones.memory import free_memory
@@ -58,13 +60,13 @@ def need_of(classifier: Classifier, device: torch.device, precision: Precision) 
         precision: of the forward pass.
     """
     _ask_mode(classifier)
-    one, two = (_saved(classifier, device, precision, images) for images in (1, 2))
+    one, two = (_saved(classifier, device, precision, images)[0] for images in (1, 2))
     each = two - one
     if blocks := checkpointed(classifier.backbone):
-        # In evaluation mode nothing is computed anew: so much is there of one block when its turn comes.
+        # In evaluation mode nothing is computed anew: so much is there of the largest block when its turn comes.
         classifier.set_modes(training=False)
-        whole = [_saved(classifier, device, precision, images) for images in (1, 2)]
-        each += (whole[1] - whole[0]) // blocks
+        few, more = (_saved(classifier, device, precision, images, blocks)[1:] for images in (1, 2))
+        each += max(after - before for before, after in zip(few, more, strict=True))
     classifier.set_modes(training=True)
     parameters = list(classifier.parameters())
     learning = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
@@ -81,8 +83,14 @@ def _ask_mode(classifier: Classifier) -> None:
         norm.eval()
 
 
-def _saved(classifier: Classifier, device: torch.device, precision: Precision, images: int) -> int:
-    """Bytes that a forward pass of so many images keeps for the backward pass, besides the parameters themselves."""
+def _saved(
+    classifier: Classifier, device: torch.device, precision: Precision, images: int, blocks: Sequence[nn.Module] = ()
+) -> list[int]:
+    """Bytes that a forward pass of so many images keeps for the backward pass, besides the parameters themselves.
+
+    Returns:
+        Of the whole pass, then of each of the blocks.
+    """
     own = {each.untyped_storage().data_ptr() for each in classifier.parameters()}
     saved: dict[int, int] = {}
 
@@ -95,13 +103,25 @@ def _saved(classifier: Classifier, device: torch.device, precision: Precision, i
     def same(tensor: torch.Tensor) -> torch.Tensor:
         return tensor
 
+    of_blocks = [0] * len(blocks)
+
+    def noted(at: int, sign: int) -> Any:
+        def note_block(*_: object) -> None:
+            of_blocks[at] += sign * sum(saved.values())
+
+        return note_block
+
+    watches = [each.register_forward_pre_hook(noted(at, -1)) for at, each in enumerate(blocks)]
+    watches += [each.register_forward_hook(noted(at, 1)) for at, each in enumerate(blocks)]
     crop, hooks = classifier.card.transform.crop, cast("Any", torch.autograd.graph.saved_tensors_hooks)
     black = torch.zeros((images, crop, crop), dtype=torch.uint8, device=device)
     with hooks(note, same), autocast(device, precision):
         # Held to the end: what is let go of gives its address to the next.
         answer = classifier(classifier.embed(black))
     del answer
-    return sum(saved.values())
+    for watch in watches:
+        watch.remove()
+    return [sum(saved.values()), *of_blocks]
 
 
 def refuse_too_large(need: Need, images: int, device: torch.device, name: str) -> None:

@@ -108,17 +108,13 @@ def an_image(classifier: Classifier, precision: Precision = "fp32") -> tuple[flo
 @pytest.mark.parametrize("name", MADE)
 @pytest.mark.parametrize("strategy", ["FFT", "LoRA", "BitFit"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_an_image_takes_what_is_said_within_a_factor_of_two(
-    shown: Shown, name: str, strategy: str, checkpointing: bool
-) -> None:
+def test_an_image_takes_what_is_said(shown: Shown, name: str, strategy: str, checkpointing: bool) -> None:
     classifier = classifier_of(shown, name, strategy, checkpointing=checkpointing)
     need = need_of(classifier, CPU, "fp32")
     kept, peak = an_image(classifier)
     if not checkpointing:
         assert kept * 0.95 <= need.each / OVERHEAD <= kept * 1.1
-    # Of Swin at this size pictures, and not what the backward pass needs, are the peak.
-    if not (name == "swin" and checkpointing):
-        assert peak / 2 < need.each < peak * 2
+    assert peak * 0.7 < need.each < peak * 1.5
 
 
 @pytest.mark.parametrize("strategy", ["FFT", "LoRA"])

@@ -75,6 +75,9 @@ CASES = {
     "full": Case("dense", "FFT", {**RANDOM, **PLATEAU, "micro_batch": 3}),
     "probe": Case("dense", "LP", {**PLATEAU, "balance": "sampler"}, cached=True),
     "probe on augmented pictures": Case("dense", "LP", {**RANDOM, **COSINE}),
+    "VeRA": Case("vit", "VeRA", {**RANDOM, **PLATEAU}),
+    "BitFit": Case("dense", "BitFit", {**RANDOM, **COSINE, "checkpointing": True}),
+    "IA3": Case("vit", "IA3", {**RANDOM, **COSINE, "micro_batch": 3}),
 }
 
 
