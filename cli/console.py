@@ -29,11 +29,18 @@ class Signals:
     Raised wherever they arrive they would hit C extensions in the middle of their import, which turn them into crashes,
     or a file between two writes. So the first one is only noted; progress raises it between two pieces of work. The
     second one stops at once, which the stores survive as they survive kill -9.
+
+    Attributes:
+        received: the first one, if there was one.
+        preempted: see `reported`.
+        last_command: whether the process ends with this command: then signals are noted to its very end, for who has
+            finished is not to be told by its exit code that it was killed.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.preempted: int | None = None
+        self.last_command = False
 
     def note(self, number: int, _frame: object) -> None:
         """The handler."""
@@ -95,8 +102,9 @@ def reported(*, debug: bool, preempted: int | None = None) -> Iterator[None]:
         say(f"error: {message}")
         raise typer.Exit(USER_ERROR) from error
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        if not SIGNALS.last_command:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
 
 def _interrupted(cause: BaseException, *, debug: bool) -> NoReturn:

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from cli.console import USER_ERROR
+from cli.console import SIGNALS, USER_ERROR
 from cli.doctor import doctor
 from cli.extract import extract
 from cli.fidelity import fidelity
@@ -44,6 +44,7 @@ app.command("doctor")(doctor)
 
 def main() -> None:
     """Run the command line; what is wrong with the words of a command is one sentence as well."""
+    SIGNALS.last_command = True
     try:
         code = app(standalone_mode=False)
     except Exception as error:

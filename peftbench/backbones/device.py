@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 
@@ -126,6 +126,41 @@ def has_bf16(device: torch.device) -> bool:
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.backends.cpu.get_cpu_capability()
     return capabilities != "DEFAULT" and bool(torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001 - no public name
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the processor's memory on a device, without waiting for what a GPU has still to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+class Returned(NamedTuple):
+    """Numbers on their way from a device: asked for now, waited for when they are read.
+
+    Attributes:
+        here: where they arrive, in the processor's memory.
+        arrived: of a GPU that is still computing; None where they are there.
+    """
+
+    here: torch.Tensor
+    arrived: torch.cuda.Event | None
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> "Returned":
+        """Send a tensor on its way, behind what the GPU has to do now and before what it is given later."""
+        if tensor.device.type != "cuda":
+            return cls(tensor, None)
+        here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        here.copy_(tensor, non_blocking=True)
+        event: Any = torch.cuda.Event
+        arrived = event()
+        arrived.record(torch.cuda.current_stream(tensor.device))
+        return cls(here, arrived)
+
+    def values(self) -> list[float]:
+        """The numbers of a tensor (n,); waits until they are there."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return [float(each) for each in self.here.tolist()]
 
 
 @contextmanager

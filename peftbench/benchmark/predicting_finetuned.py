@@ -15,7 +15,8 @@ from peftbench.finetuning.bench import Bench, reproducible
 from peftbench.finetuning.classifier import Classifier
 from peftbench.finetuning.feed import Feed
 from peftbench.finetuning.feed import Source as Pictures
-from peftbench.finetuning.predicting import PREDICTED_AT_ONCE, probabilities, revived
+from peftbench.finetuning.memory import room_for
+from peftbench.finetuning.predicting import PREDICTED_AT_ONCE, probabilities, refuse_no_number, revived
 from peftbench.protocol.progress import Progress
 from stores.images import Pixels
 
@@ -73,17 +74,21 @@ class FineTuned:
 
         Raises:
             RecordError: a checkpoint was not kept or is damaged.
+            DeviceError: the pictures do not fit into memory, or the precision gives scores that are no numbers.
         """
         config, bench = self.source.config, self.bench
+        name = f"{config.backbone} with {config.strategy}"
         self.told.start(f"predicting with {config.backbone}", self.models * sum(map(len, self._shaped)))
         found = []
-        with reproducible(bench.device):
+        with reproducible(bench.device), room_for(name):
             for fold in range(config.folds):
                 for draw in range(config.draws):
                     classifier = self._model(fold, draw)
                     embeddings = self._embeddings(classifier)
                     found.append(probabilities(classifier, embeddings, bench.device, bench.precision)[0])
-        return np.stack(found)
+        together = np.stack(found)
+        refuse_no_number({"given": together.sum(axis=0)}, name, bench.precision)
+        return together
 
     def _model(self, fold: int, draw: int) -> Classifier:
         return revived(self.source.record, self.source.folder, fold, draw, self.bench)

@@ -3,6 +3,9 @@
 Features of two ways are compared by the cosine of the angle between them: what probes and nearest neighbours see.
 """
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -23,6 +26,9 @@ def cosines(one: npt.NDArray[np.floating], other: npt.NDArray[np.floating]) -> n
 
 def precision_cosine(encoder: Encoder, device: torch.device, precision: Precision) -> float:
     """Lowest cosine of embeddings in a precision to those in fp32, over the golden pictures."""
+    if device.type != "cpu":
+        # An engine takes the module to its device; the caller's stays where it is.
+        encoder = replace(encoder, module=copy.deepcopy(encoder.module))
     pictures = encoder.card.transform.shape(golden_pictures())
     ways: tuple[Precision, Precision] = ("fp32", precision)
     with exact_fp32():

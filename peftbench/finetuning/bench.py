@@ -134,7 +134,7 @@ class Bench:
 def reproducible(device: torch.device) -> Iterator[None]:
     """The context in which the same training gives the same numbers: exact fp32, on the processor to the bit.
 
-    The caller's generators and settings are as before afterwards.
+    The processor's generator, that of the device, and all settings are as before afterwards.
     """
     before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     settings: Any = torch.utils.deterministic

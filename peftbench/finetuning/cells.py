@@ -19,7 +19,8 @@ from peftbench.finetuning.classifier import Classifier
 from peftbench.finetuning.cost import Meter
 from peftbench.finetuning.feed import Positions
 from peftbench.finetuning.keeping import CHECKPOINTS, STATE_SECONDS, StateFile, write_checkpoint
-from peftbench.finetuning.memory import Need, free_bytes, refuse_too_large, too_large
+from peftbench.finetuning.memory import did_not_fit, refuse_too_large
+from peftbench.finetuning.predicting import refuse_no_number
 from peftbench.finetuning.trainer import Parts, Standing, Trainer, TrainingError
 from peftbench.finetuning.training import Training
 from peftbench.protocol.kept import KEPT, keep, read_kept
@@ -111,27 +112,27 @@ def solve(cell: Cell, bench: Bench, adaptation: Adaptation, how: Training, follo
     Raises:
         TrainingError: the loss is no number.
         StrategyError: the strategy does not fit, or what is frozen changed.
-        DeviceError: a step does not fit into memory.
+        DeviceError: a step does not fit into memory, or the precision gives scores that are no numbers.
     """
     follow, start = follow or Follow(), time.perf_counter()
     meter = Meter(bench.device)
     state = StateFile(cell.state_file, bench.told, follow.state_seconds)
     name = f"{bench.encoder.spec.name} with {adaptation.label}"
-    need: Need | None = None
     try:
         bench.feed.ready()
         with reproducible(bench.device):
             classifier = bench.classifier(adaptation, how, cell.words, len(how.head_learning_rates))
             if classifier.learns:
-                need = bench.need(classifier, adaptation, how)
-                refuse_too_large(need, _pass_of(cell, how), bench.device, name)
+                refuse_too_large(bench.need(classifier, adaptation, how), _pass_of(cell, how), bench.device, name)
             trainer = _trainer(cell, bench, how, classifier, name, state, meter, follow)
             loading = time.perf_counter() - start
             at = trainer.run()
             start = time.perf_counter()
             held, test = (trainer.scores(each)[at.best["head"]] for each in (cell.parts.validation, cell.test))
+            refuse_no_number({"for validation": held, "of the test part": test}, name, bench.precision)
     except torch.cuda.OutOfMemoryError as error:
-        raise DeviceError(_out_of_memory(need, cell, how, bench.device, name)) from error
+        torch.cuda.empty_cache()
+        raise DeviceError(did_not_fit(_pass_of(cell, how), name)) from error
     except TrainingError as error:
         raise TrainingError(f"{error}{_rescued(cell, trainer)}") from error
     seconds = {"load": loading, **at.seconds, "predict": time.perf_counter() - start}
@@ -183,17 +184,6 @@ def _rescued(cell: Cell, trainer: Trainer) -> str:
 
 def _pass_of(cell: Cell, how: Training) -> int:
     return min(how.micro_batch or how.batch_size, how.batch_size, len(cell.parts.train))
-
-
-def _out_of_memory(need: Need | None, cell: Cell, how: Training, device: torch.device, name: str) -> str:
-    """The sentence for a GPU that was fuller than it said."""
-    torch.cuda.empty_cache()
-    if need is None:
-        return f"{name} does not fit into the GPU's free memory: free some, or take another --device"
-    images = _pass_of(cell, how)
-    # What the estimate took to be free was not: half of what failed is the next to try.
-    free = min(free_bytes(device, need) or 0, need.of(images // 2) if images > 1 else 0)
-    return too_large(need, images, free, name)
 
 
 def _told(at: Standing, how: Training, seconds: Mapping[str, float], meter: Meter) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class Meter:
         self._energy = EnergyMeter(device)
         self._reset = _reset_peak()
         if device.type == "cuda":
+            # Of a device with a number the statistics are asked for without starting CUDA first.
+            torch.cuda.init()  # type: ignore[no-untyped-call]
             torch.cuda.reset_peak_memory_stats(device)
 
     def take_up(self, before: Mapping[str, Any]) -> None:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from peftbench.finetuning.bench import Bench, reproducible
 from peftbench.finetuning.feed import Feed
-from peftbench.finetuning.predicting import predict, revived
+from peftbench.finetuning.memory import room_for
+from peftbench.finetuning.predicting import predict, refuse_no_number, revived
 from peftbench.protocol import provenance
 from peftbench.protocol.elsewhere import Elsewhere
 from peftbench.protocol.judging import (
@@ -71,6 +72,7 @@ class ExternalTest:
 
         Raises:
             RecordError: a checkpoint was not kept or is damaged.
+            DeviceError: the pictures do not fit into memory, or the precision gives scores that are no numbers.
         """
         folder = self.config.folder(place)
         if not force and (record := finished(folder)) is not None:
@@ -81,7 +83,7 @@ class ExternalTest:
     def _make(self, place: Workspace, told: Progress) -> Record:
         watch, config = provenance.Stopwatch(), self.home.config
         told.start(f"testing {config.backbone} with {config.strategy} on {self.there.rows.task.name}", config.folds)
-        with watch.phase("predict"), reproducible(self.bench.device):
+        with watch.phase("predict"), reproducible(self.bench.device), room_for(self._name):
             models = [self._spoken(fold, place, told) for fold in range(config.folds)]
         with watch.phase(JUDGING):
             predictions = together(self.rows.frame, self.there.rows.frame, models)
@@ -110,8 +112,13 @@ class ExternalTest:
         at = np.array([position[sample] for sample in held["sample_id"]], dtype=np.int64)
         classifier = revived(self.home, self.home.config.folder(place), fold, 0, self.bench)
         test = predict(classifier, self.feed, self.bench.precision, lambda: told.advance(0))
+        refuse_no_number({"of the other cohort": test}, self._name, self.bench.precision)
         told.advance()
         return Spoken(at, held["score"].to_numpy(dtype=np.float64), test)
+
+    @property
+    def _name(self) -> str:
+        return f"{self.home.config.backbone} with {self.home.config.strategy}"
 
     def _chosen(self) -> list[Mapping[str, Any]]:
         by_fold = {score["fold"]: score["chosen"] for score in self.home.scores}

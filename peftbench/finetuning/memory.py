@@ -4,7 +4,8 @@ What the backward pass needs is what the forward pass saves for it; autograd its
 anew that is little, and one block comes on top when its turn comes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -153,6 +154,33 @@ def too_large(need: Need, images: int, free: int, name: str) -> str:
     )
 
 
+def did_not_fit(images: int, name: str) -> str:
+    """The sentence for a pass of a training that a GPU had no room for, whatever it had said before."""
+    told = f"{name}: a pass of {images} image{'s' * (images > 1)} did not fit into the GPU's free memory"
+    if images < 2:
+        return f"{told}: free some, take another --device, or add --set checkpointing=true"
+    return f"{told}: free some, or take fewer at a time, as with --set micro_batch={images // 2} (it is the same step)"
+
+
+@contextmanager
+def room_for(name: str) -> Iterator[None]:
+    """The context of forward passes alone: a GPU that has no room for them is one sentence.
+
+    Args:
+        name: of backbone and strategy.
+
+    Raises:
+        DeviceError: they do not fit.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise DeviceError(
+            f"{name} does not fit into the GPU's free memory: free some, or take another --device"
+        ) from error
+
+
 def free_bytes(device: torch.device, need: Need) -> int | None:
     """Bytes that a training may take, its weights among them; None where the system does not say.
 
@@ -162,7 +190,8 @@ def free_bytes(device: torch.device, need: Need) -> int | None:
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        # What torch has reserved holds the weights, and what it has let go of and not given back.
-        return int(free) + torch.cuda.memory_reserved(device)
+        # What torch has let go of and not given back is free as well.
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free) + held + need.loaded
     found = free_memory()
     return None if found is None else found + need.loaded

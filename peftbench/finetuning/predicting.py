@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from peftbench.backbones.device import Precision, autocast
-from peftbench.errors import RecordError
+from peftbench.errors import DeviceError, RecordError
 from peftbench.finetuning.bench import Adaptation, Bench
 from peftbench.finetuning.classifier import Classifier
 from peftbench.finetuning.feed import Feed
@@ -68,6 +68,25 @@ def predict(classifier: Classifier, feed: Feed, precision: Precision, moment: Ca
     embeddings = (classifier.embed(pixels) for pixels in feed.batches(batches))
     scores: Scores = probabilities(classifier, embeddings, feed.device, precision, moment)[0]
     return scores
+
+
+def refuse_no_number(scores: Mapping[str, Scores], name: str, precision: Precision) -> None:
+    """Nothing where all scores are numbers.
+
+    Args:
+        scores: (n,) of each part.
+        name: of backbone and strategy.
+        precision: of the forward passes: what no validation picture did, one elsewhere may overflow.
+
+    Raises:
+        DeviceError: some are none.
+    """
+    for part, found in scores.items():
+        if wrong := int((~np.isfinite(found)).sum()):
+            raise DeviceError(
+                f"{name}: scores of {wrong} of {len(found)} pictures {part} are no numbers in {precision}: "
+                "take --precision fp32"
+            )
 
 
 def revived(record: Record, folder: Path, fold: int, draw: int, bench: Bench) -> Classifier:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from peftbench.backbones.device import Precision, autocast
+from peftbench.backbones.device import Precision, Returned, autocast, sent
 from peftbench.errors import PeftbenchError
 from peftbench.finetuning.classifier import Classifier
 from peftbench.finetuning.cost import Meter
@@ -144,12 +144,13 @@ class Trainer:
         self.device, heads = feed.device, len(classifier.heads)
         self.learners = learners_of(classifier, how)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        self.weight = torch.tensor(class_weights(parts, how), dtype=torch.float32, device=self.device)
+        self.weight = torch.tensor(class_weights(parts, how), dtype=torch.float32)
+        self.there = self.weight.to(self.device)
         self.guard = Guard.of(classifier.backbone)
         self.best: dict[str, torch.Tensor] = {}
         self.at = Standing(best_value=[math.inf] * heads, stale=[0] * heads)
         self.sums = torch.zeros(heads, dtype=torch.float64, device=self.device)
-        self._unseen: list[tuple[torch.Tensor, int]] = []
+        self._unseen: list[tuple[Returned, int]] = []
 
     def run(self) -> Standing:
         """Train to the end, from where the keeper says; afterwards the classifier is the best one found.
@@ -181,14 +182,18 @@ class Trainer:
         for learner in self.learners:
             learner.begin_epoch(at.epoch)
         seed = seed_of(*self.words, "order", at.epoch)
-        order = epoch_order(self.parts.event[train], how.batch_size, how.balance, seed)[at.step :]
-        pieces = [_pieces(train[each], how.micro_batch or how.batch_size) for each in order]
+        order = epoch_order(self.parts.event[train], how.batch_size, how.balance, seed)
+        steps = len(order)
+        pieces = [_pieces(train[each], how.micro_batch or how.batch_size) for each in order[at.step :]]
         self.classifier.set_modes(training=True)
         # One stream for the whole epoch: the next step's pictures are read while this one computes.
         stream = self._stream([piece for step in pieces for piece in step])
         for step in pieces:
             start = time.perf_counter()
             self._step(step, stream)
+            if at.step == steps:
+                # The last one is waited for on the clock of training, not on that of validation.
+                self._refuse_all_nan()
             at.seconds["train"] += time.perf_counter() - start
             self._safe_moment(sum(map(len, step)))
         start = time.perf_counter()
@@ -205,13 +210,13 @@ class Trainer:
         numbers = np.concatenate(pieces)
         torch.manual_seed(seed_of(*self.words, "step", at.epoch, at.step))
         generator = torch.Generator().manual_seed(seed_of(*self.words, "augmentation", at.epoch, at.step))
-        total = self.weight[torch.from_numpy(self.parts.event[numbers]).to(self.device)].sum()
+        total = self.weight[torch.from_numpy(self.parts.event[numbers])].sum().item()
         losses = torch.zeros_like(self.sums)
         for piece in pieces:
             event = torch.from_numpy(self.parts.event[piece])
             with autocast(self.device, self.precision):
                 logits = self.classifier(self._embedded(next(stream), generator))
-            loss = losses_of(logits, event.to(self.device), self.weight) / total
+            loss = losses_of(logits, sent(event, self.device), self.there) / total
             self.scaler.scale(loss.sum()).backward()  # type: ignore[no-untyped-call]
             losses += loss.detach()
         self._note(losses, len(numbers))
@@ -246,12 +251,16 @@ class Trainer:
     def _note(self, losses: torch.Tensor, count: int) -> None:
         """Count a step's losses, and refuse what is no number; on a GPU a step late, so as not to wait for it."""
         self.sums += losses * count
-        self._unseen.append((losses, self.at.step))
+        self._unseen.append((Returned.of(losses), self.at.step))
         if self.device.type == "cpu" or len(self._unseen) > 1:
             self._refuse_nan(*self._unseen.pop(0))
 
-    def _refuse_nan(self, losses: torch.Tensor, step: int) -> None:
-        for loss, rate in zip(losses.tolist(), self.how.head_learning_rates, strict=True):
+    def _refuse_all_nan(self) -> None:
+        while self._unseen:
+            self._refuse_nan(*self._unseen.pop(0))
+
+    def _refuse_nan(self, losses: Returned, step: int) -> None:
+        for loss, rate in zip(losses.values(), self.how.head_learning_rates, strict=True):
             if not math.isfinite(loss):
                 raise TrainingError(self._no_number(f"the training loss is {loss}", step + 1, rate))
 
@@ -265,8 +274,7 @@ class Trainer:
     def _look(self) -> None:
         """At the validation part, if it is time; what is best is kept, and a row of history written."""
         at, how = self.at, self.how
-        while self._unseen:
-            self._refuse_nan(*self._unseen.pop(0))
+        self._refuse_all_nan()
         row: dict[str, Any] = {"epoch": at.epoch + 1, "steps": at.step, "rate": self.learners[-1].current_rate}
         if not self.classifier.learns:
             rates = zip(how.head_learning_rates, self.learners, strict=True)
@@ -330,8 +338,7 @@ class Trainer:
             self.keeper.write(self._state())
 
     def _state(self) -> dict[str, Any]:
-        while self._unseen:
-            self._refuse_nan(*self._unseen.pop(0))
+        self._refuse_all_nan()
         return {
             "standing": asdict(self.at),
             "backbone": learning_state(self.classifier.backbone),

@@ -17,7 +17,7 @@ def inject(module: nn.Module, config: PeftConfig, seed: int) -> nn.Module:
     """The same module, with adapters in the place of its targets; what is drawn for them follows from the seed.
 
     Adapters are drawn on the processor wherever the module is, so that a seed means the same on every device. The
-    caller's random state stays as it was.
+    processor's random state stays as it was.
     """
     with torch.random.fork_rng(devices=[]), without_known_warnings():
         torch.manual_seed(seed)

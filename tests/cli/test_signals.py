@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -139,3 +140,17 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_one_that_comes_when_all_is_done_changes_nothing(number: signal.Signals) -> None:
+    """While libraries say goodbye, which takes those of models most of a second."""
+    program = f"""
+import atexit, os
+atexit.register(os.kill, os.getpid(), {int(number)})
+from cli.main import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program, "list", "tasks"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "HAN_icu" in done.stdout

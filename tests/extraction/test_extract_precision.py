@@ -135,3 +135,10 @@ class TestCosines:
         assert found == pytest.approx(np.diagonal(cosine_similarity(exact, rough)).min(), abs=1e-6)
         assert 0.99 < found < 1
         assert precision_cosine(encoder, CPU, "fp32") == pytest.approx(1, abs=1e-12)
+
+    def test_on_another_device_the_encoder_stays_where_it_was(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        encoder = load_encoder(parse_backbone("vit"))
+        features = {"embedding": np.ones((3, 4), dtype=np.float32)}
+        monkeypatch.setattr(Engine, "embed", lambda *_: features)
+        precision_cosine(encoder, torch.device("meta"), "bf16")
+        assert {each.device for each in encoder.module.parameters()} == {CPU}

@@ -21,7 +21,8 @@ from peftbench.cohorts.card import open_pictures
 from peftbench.cohorts.describe import describe
 from peftbench.cohorts.prepare import prepare
 from peftbench.cohorts.synthesis import PhantomConfig, write_phantom
-from peftbench.errors import ConfigError, NotPreparedError, PeftbenchError, RecordError
+from peftbench.errors import ConfigError, DeviceError, NotPreparedError, PeftbenchError, RecordError
+from peftbench.finetuning import external
 from peftbench.finetuning.bench import Bench, reproducible
 from peftbench.finetuning.feed import Feed, Source
 from peftbench.finetuning.predicting import predict, revived
@@ -261,6 +262,15 @@ class TestRefusals:
         with pytest.raises(PeftbenchError, match="peftbench prepare hannover"):
             rows_of_call(prepared, CNN, "lp", external="HAN_icu")
         assert not prepared.results.exists()
+
+    def test_a_picture_elsewhere_whose_score_is_no_number(
+        self, mine: Workspace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shutil.rmtree(of_kind(mine, external=True))
+        monkeypatch.setattr(external, "predict", lambda *_: np.array([0.5, np.nan]))
+        with pytest.raises(DeviceError, match="scores of 1 of 2 pictures of the other cohort are no numbers in fp32"):
+            pair(mine)
+        assert len(records_in(mine)) == 1
 
     @pytest.mark.parametrize("harm", ["card", "store"])
     def test_pictures_of_the_other_cohort_that_are_gone_are_missed_before_the_training(

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from finetune_kit import (
 )
 from progress_kit import Ear
 
+from peftbench.backbones.device import Returned
 from peftbench.errors import StrategyError
 from peftbench.finetuning.bench import reproducible
 from peftbench.finetuning.trainer import Parts, Trainer, log_loss, mcc_of
@@ -411,3 +413,17 @@ def test_balancing_lifts_the_rare_class(tmp_path: Any) -> None:
         means[balance] = trained(bench_of("dense", shown, 60), "LP", how, parts, cached=True).scores.mean()
     assert means["none"] < 0.2
     assert min(means["loss"], means["sampler"]) > 0.3
+
+
+def test_the_last_step_is_waited_for_on_the_clock_of_training(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, which is told of the next step while it computes the last."""
+    judge = Trainer._refuse_nan
+    monkeypatch.setattr(Trainer, "_note", lambda self, losses, _: self._unseen.append((Returned.of(losses), 0)))
+
+    def slow(self: Trainer, losses: Returned, step: int) -> None:
+        time.sleep(0.2)
+        judge(self, losses, step)
+
+    monkeypatch.setattr(Trainer, "_refuse_nan", slow)
+    found = trained(bench_of("dense", shown), "LP", settings(epochs=1), parts_of(shown))
+    assert found.at.seconds["train"] >= 0.2 * found.at.history[0]["steps"]

@@ -33,7 +33,7 @@ from peftbench.finetuning.bench import Bench, reproducible
 from peftbench.finetuning.cells import Answer, Cell, Follow, keep_answer, kept_answer, solve
 from peftbench.finetuning.classifier import Classifier
 from peftbench.finetuning.keeping import read_checkpoint
-from peftbench.finetuning.trainer import TrainingError
+from peftbench.finetuning.trainer import Trainer, TrainingError
 from peftbench.imaging.augmentation import Augmentation
 from peftbench.protocol.kept import KEPT, forget
 from stores.keys import file_digest
@@ -149,6 +149,33 @@ def test_a_training_that_cannot_go_on_leaves_its_best_epoch(
     first = trained(bench_of("dense", shown), "LoRA", settings(epochs=1), parts_of(shown))
     assert_same_tensors(kept, first.tensors)
     assert kept_answer(cell) is None
+
+
+def test_scores_that_are_no_numbers_are_told_and_not_kept(
+    shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, scores = cell_of(parts_of(shown), tmp_path), Trainer.scores
+
+    def overflowing(self: Trainer, positions: Any) -> Any:
+        found = scores(self, positions)
+        found[:, 0] = np.nan if positions is cell.test else found[:, 0]
+        return found
+
+    monkeypatch.setattr(Trainer, "scores", overflowing)
+    told = r"^densenet121 with LoRA r2: scores of 1 of \d+ pictures of the test part are no numbers in fp32: take"
+    with pytest.raises(DeviceError, match=told):
+        solve(cell, bench_of("dense", shown), adaptation_of("LoRA"), settings())
+    assert kept_answer(cell) is None
+    assert not cell.checkpoint.exists()
+
+
+def test_a_gpu_without_room_is_a_sentence(shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "run", full)
+    with pytest.raises(DeviceError, match=r"with LoRA r2: a pass of 8 images did not fit .*--set micro_batch=4"):
+        answer_of(shown, tmp_path, "LoRA", batch_size=8)
 
 
 def test_without_a_checkpoint_the_answer_is_kept_alone(shown: Shown, tmp_path: Path) -> None:

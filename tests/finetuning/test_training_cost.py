@@ -88,6 +88,17 @@ def test_on_the_processor_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> No
     assert EnergyMeter(torch.device("cpu")).joules is None
 
 
+def test_a_device_with_a_number_starts_cuda_before_its_statistics_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr(torch.cuda, "init", lambda: calls.append("init"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: calls.append("reset"))
+    Meter(CUDA)
+    assert calls == ["init", "reset"]
+
+
 def test_costs_before_an_interruption_are_carried_over() -> None:
     meter = Meter(torch.device("cpu"))
     meter.take_up(

@@ -220,9 +220,9 @@ def test_what_fits_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_too_large(Need(0, 10**12, 10**12), 10, CPU, "vit")
 
 
-@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+@pytest.mark.parametrize(("kind", "others"), [("cpu", 0), ("cuda", 0), ("cuda", 10**9)])
 def test_weights_that_are_there_are_counted_once_and_moments_that_are_not_once_too(
-    shown: Shown, monkeypatch: pytest.MonkeyPatch, kind: str
+    shown: Shown, monkeypatch: pytest.MonkeyPatch, kind: str, others: int
 ) -> None:
     classifier = classifier_of(shown, "resnet", "FFT")
     need = need_of(classifier, CPU, "fp32")
@@ -231,10 +231,19 @@ def test_weights_that_are_there_are_counted_once_and_moments_that_are_not_once_t
     device, free = torch.device(kind), [0]
     monkeypatch.setattr(memory, "free_memory", lambda: free[0])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free[0], 10**12))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: weights)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: weights)
+    # What else lives on the GPU, pictures for one, is not free.
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: weights + others)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: weights + others)
     free[0] = int(1.02 * (still + 8 * need.each))
     refuse_too_large(need, 8, device, "resnet with FFT")
     free[0] = int(0.98 * (still + 8 * need.each))
     with pytest.raises(DeviceError):
         refuse_too_large(need, 8, device, "resnet with FFT")
+
+
+@pytest.mark.parametrize(("images", "advice"), [(9, "--set micro_batch=4"), (1, "--set checkpointing=true")])
+def test_a_gpu_that_was_fuller_than_it_said_is_a_sentence(images: int, advice: str) -> None:
+    told = memory.did_not_fit(images, "vit with LoRA r8")
+    assert told.startswith(f"vit with LoRA r8: a pass of {images} image")
+    assert told.count("--set") == 1
+    assert advice in told
