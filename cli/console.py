@@ -8,9 +8,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as RichTable
 
 USER_ERROR = 2
 
@@ -19,6 +23,9 @@ PREEMPTED = 75
 
 STATUS_SECONDS = 10.0
 """Between two lines on where a job stands, in a log."""
+
+KEYS_SHARE = 0.7
+"""Of a terminal's width that the columns which say what a row is may take, if others are to stand beside them."""
 
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -184,19 +191,9 @@ class Table:
         self.rows = rows
 
     def show(self) -> None:
-        """Print it."""
-        from rich import box
+        """Print it; on a narrow terminal as several tables of some columns each, that all begin with the same ones."""
         from rich.console import Console
-        from rich.table import Table as RichTable
 
-        table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in self.columns:
-            justify: Literal["right", "left"] = "right" if column.startswith(">") else "left"
-            # What does not fit goes on in the next line: what is cut off could not be read or copied.
-            whole = column in self.whole
-            table.add_column(column.removeprefix(">"), justify=justify, overflow="fold", no_wrap=whole)
-        for row in self.rows:
-            table.add_row(*row)
         console = Console(markup=False)
         if not console.is_terminal:
             # A pipe has no width; a table that is cut there is of no use to anybody.
@@ -204,7 +201,42 @@ class Table:
         if self.title:
             console.print(self.title, style="bold", highlight=False)
         if self.rows:
-            console.print(table)
+            for numbers in self._parts(console):
+                console.print(self._of(numbers))
+
+    def _parts(self, console: "Console") -> list[list[int]]:
+        """Numbers of columns that are printed together."""
+        every = list(range(len(self.columns)))
+        first = next((number for number in every if self.columns[number].startswith(">")), len(every))
+        parts = [every[:first]]
+        if self._width(every, console) <= console.width or self._width(parts[0], console) > KEYS_SHARE * console.width:
+            return [every]
+        for number in every[first:]:
+            if len(parts[-1]) > first and self._width([*parts[-1], number], console) > console.width:
+                parts.append(every[:first])
+            parts[-1].append(number)
+        return parts
+
+    def _width(self, numbers: Sequence[int], console: "Console") -> int:
+        """Letters a line of a table in which nothing is broken."""
+        from rich.measure import Measurement
+
+        return Measurement.get(console, console.options.update(width=10_000), self._of(numbers)).maximum
+
+    def _of(self, numbers: Sequence[int]) -> "RichTable":
+        """A table of some of the columns."""
+        from rich import box
+        from rich.table import Table as RichTable
+
+        table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in (self.columns[number] for number in numbers):
+            justify: Literal["right", "left"] = "right" if column.startswith(">") else "left"
+            # What does not fit goes on in the next line: what is cut off could not be read or copied.
+            whole = column in self.whole
+            table.add_column(column.removeprefix(">"), justify=justify, overflow="fold", no_wrap=whole)
+        for row in self.rows:
+            table.add_row(*(row[number] for number in numbers))
+        return table
 
 
 class TerminalProgress:

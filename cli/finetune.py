@@ -94,6 +94,9 @@ def finetune(
             write_curve(Path(row.record))
         if any(row.control for row in result.results):
             say(f"gain: {GAIN.format('MCC')}")
+        if not as_json:
+            for row in result.results:
+                say(f"record of {row.backbone}, {_strategy(row)}: {row.record}")
 
 
 def _table(rows: "list[FinetuneRow]") -> Table:
@@ -102,7 +105,7 @@ def _table(rows: "list[FinetuneRow]") -> Table:
     columns = ["task", *(["tested on"] if elsewhere else []), "backbone", "strategy", "split"]
     columns += [*([">shots"] if drawn else []), ">folds", ">MCC"]
     columns += [">PR-AUC", ">prevalence", ">p"]
-    columns += [">gain over the strongest control", ">learns", ">epochs", ">minutes", ">images/s"]
+    columns += [">gain over the strongest control", ">learns", ">epochs in all", ">minutes", ">images/s"]
     cells = [_cells(row) for row in rows]
     title = OVER_FOLDS
     return Table(title, columns, [[each[name] for name in columns] for each in cells], whole=("backbone", ">MCC"))
@@ -111,9 +114,13 @@ def _table(rows: "list[FinetuneRow]") -> Table:
 def _cells(row: "FinetuneRow") -> dict[str, str]:
     return {
         **score_cells(row),
-        "strategy": row.strategy if row.rank is None else f"{row.strategy} r{row.rank}",
+        "strategy": _strategy(row),
         ">learns": f"{row.trainable_parameters:,} ({number(row.trainable_percent)} %)",
-        ">epochs": str(row.epochs),
+        ">epochs in all": str(row.epochs),
         ">minutes": number(row.seconds / 60, 1),
         ">images/s": number(row.images_per_second, 1),
     }
+
+
+def _strategy(row: "FinetuneRow") -> str:
+    return row.strategy if row.rank is None else f"{row.strategy} r{row.rank}"

@@ -5,7 +5,7 @@ small data set on a small machine.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,15 +142,17 @@ def training_of(preset: str, sets: Sequence[str], strategy: str, task: str) -> T
     base, own = _based(preset)
     rate = RATES[base]["FFT" if strategy == "FFT" else "PEFT"]
     values = {"batch_size": PAPER_BATCHES.get(task, OTHER_BATCH), "learning_rate": rate, **PRESETS[base], **own}
+    set_here = set()
     for each in sets:
         key, equals, text = each.partition("=")
         if not equals or not key.strip() or not text.strip():
             raise ConfigError(f"--set {each!r}: expected key=value, as in --set epochs=50")
         _put(values, key.strip(), _value(text.strip()), each)
+        set_here.add(key.strip())
     try:
         return Training.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_told(error)) from error
+        raise ConfigError(_told(error, set_here, preset)) from error
 
 
 def _based(preset: str) -> tuple[str, dict[str, Any]]:
@@ -159,18 +161,21 @@ def _based(preset: str) -> tuple[str, dict[str, Any]]:
         return preset, {}
     path = Path(preset)
     if not path.is_file():
+        if path.suffix:
+            raise ConfigError(f"--preset {preset}: there is no such file: name one that there is, or paper or quick")
         raise unknown_name("preset", preset, PRESETS, "peftbench finetune --help")
     try:
         text = path.read_text()
         said = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        told = " ".join(str(error).split())[:200]
+        told = " ".join(str(error).replace('"<unicode string>", ', "").split())[:200]
         raise ConfigError(f"--preset {preset}: it cannot be read ({told}): expected YAML or JSON") from error
     if not isinstance(said, dict):
-        raise ConfigError(f"--preset {preset}: expected settings as `key: value`, found {type(said).__name__}")
+        found = "nothing" if said is None else f"a {type(said).__name__}"
+        raise ConfigError(f"--preset {preset}: expected settings as `key: value`, found {found}")
     base = said.pop("preset", "quick")
     if not isinstance(base, str) or base not in PRESETS:
-        raise unknown_name("preset", str(base), PRESETS, "peftbench finetune --help")
+        raise ConfigError(f"--preset {preset}: {unknown_name('preset', str(base), PRESETS, 'docs/finetuning.md')}")
     return base, {key: _value(value) if isinstance(value, str) else value for key, value in said.items()}
 
 
@@ -197,15 +202,32 @@ def _value(text: str) -> Any:
     return [each.strip() for each in text.split(",") if each.strip()] if "," in text else text
 
 
-def _told(error: ValidationError) -> str:
+_WANTED = {
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "int_type": "expected a whole number",
+    "float_parsing": "expected a number",
+    "float_type": "expected a number",
+    "finite_number": "expected a finite number",
+    "bool_parsing": "expected true or false",
+    "bool_type": "expected true or false",
+    "tuple_type": "expected numbers with a comma between, as in augmentation.elastic_alpha=20,40",
+}
+"""In the words of those who write them; other faults are told in pydantic's."""
+
+
+def _told(error: ValidationError, set_here: Container[str], preset: str) -> str:
     """The first fault as a sentence."""
     fault = error.errors(include_url=False)[0]
     key = ".".join(str(each) for each in fault["loc"] if not isinstance(each, int))
+    said = f"--set {key}" if key in set_here or preset in PRESETS else f"--preset {preset}: {key}"
     if fault["type"] == "extra_forbidden":
-        known: Mapping[str, Any] = Augmentation.model_fields if "." in key else Training.model_fields
-        return str(unknown_name("setting", key.rpartition(".")[2], known, "docs/finetuning.md"))
-    wanted = str(fault["msg"]).removeprefix("Value error, ")
-    return f"--set {key}={_shown(fault['input'])}: {wanted[0].lower()}{wanted[1:]}"
+        inner = "." in key
+        known: Mapping[str, Any] = Augmentation.model_fields if inner else Training.model_fields
+        told = unknown_name("setting", key.rpartition(".")[2], known, "docs/finetuning.md")
+        return f"{said}: {told}"
+    wanted = _WANTED.get(fault["type"]) or str(fault["msg"]).removeprefix("Value error, ")
+    return f"{said}={_shown(fault['input'])}: {wanted[0].lower()}{wanted[1:]}"
 
 
 def _shown(value: Any) -> str:

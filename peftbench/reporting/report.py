@@ -8,6 +8,7 @@ from pathlib import Path
 from peftbench.analysis.results import results_table
 from peftbench.errors import NotPreparedError, WorkspaceError
 from peftbench.protocol import provenance
+from peftbench.protocol.kept import KEPT
 from peftbench.protocol.progress import Progress, Silent
 from peftbench.protocol.records import Record, iter_records, read_predictions
 from peftbench.protocol.results import ReportResult
@@ -43,7 +44,7 @@ def report(
     folders = {record.identity: (folder, record) for folder, record in iter_records(place)}
     records = [record for _, record in folders.values()]
     if not records:
-        raise NotPreparedError(f"the workspace {place.root} holds no complete record: run `{_next_step(place)}` first")
+        raise NotPreparedError(f"the workspace {place.root} holds no complete record: run {_next_step(place)} first")
     told.start("writing the report", 3)
     table = results_table(records, lambda record: read_predictions(folders[record.identity][0]))
     cards = read_cards(place, records)
@@ -85,11 +86,13 @@ def read_cards(place: Workspace, records: Iterable[Record]) -> dict[str, Card]:
 
 
 def _next_step(place: Workspace) -> str:
+    if any(place.results.rglob(f"{KEPT}/*")):
+        return "`peftbench probe` or `peftbench finetune` again, which was stopped,"
     if not any(place.root.glob("cohorts/*/manifest.parquet")):
-        return "peftbench prepare COHORT --raw DIR"
+        return "`peftbench prepare COHORT --raw DIR`"
     if not place.committed_features():
-        return "peftbench extract COHORT --backbone NAME"
-    return "peftbench probe TASK --backbone NAME"
+        return "`peftbench extract COHORT --backbone NAME`"
+    return "`peftbench probe TASK --backbone NAME`"
 
 
 def _stamp() -> str:

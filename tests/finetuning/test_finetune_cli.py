@@ -96,12 +96,17 @@ class TestAnswer:
     def test_for_people_there_is_a_table_on_stdout_and_the_rest_on_stderr(self, place: Workspace) -> None:
         code, stdout, stderr = invoke(place, *LP, "--strategy", "fft", "--strategy", "lora", *WORDS, *SETS)
         assert code == 0, stderr
-        for word in (CNN, "LP", "FFT", "LoRA r8", "hold-out", "learns", "epochs", "images/s", "26 (2.23 %)"):
+        for word in (CNN, "LP", "FFT", "LoRA r8", "hold-out", "learns", "epochs in all", "images/s", "26 (2.23 %)"):
             assert word in stdout
         assert "note:" not in stdout
         assert "note: PHA_icu_all: no control is recorded" in stderr
         assert f"training {CNN} with LoRA r8, fold 0" in stderr
         assert "gain:" not in stderr
+        (record,) = [
+            line.partition(": ")[2] for line in stderr.splitlines() if line.startswith(f"record of {CNN}, LoRA r8")
+        ]
+        assert "LoRA-r8" in record
+        assert Path(record, "record.json").is_file()
 
     def test_the_table_has_draws_and_gains_where_there_are_some(self, place: Workspace) -> None:
         few = ("--regime", "few-shot", "--shots", "2")
@@ -140,7 +145,7 @@ class TestRefusals:
             (["--backbone", CNN, "--strategy", "LORAS"], ["unknown strategy 'LORAS'", "did you mean LoRA"]),
             (["--backbone", "tiny-cmm", "--strategy", "lp"], ["unknown backbone 'tiny-cmm'", "did you mean tiny-cnn"]),
             ([*LP, "--preset", "quik"], ["unknown preset 'quik'", "did you mean quick"]),
-            ([*LP, "--preset", "gone.yaml"], ["unknown preset 'gone.yaml'", "paper, quick"]),
+            ([*LP, "--preset", "gone.yaml"], ["--preset gone.yaml: there is no such file", "paper or quick"]),
             ([*LP, "--split", "4-folds"], ["4-folds"]),
             ([*LP, "--regime", "fewshot"], ["unknown regime 'fewshot'", "did you mean few-shot"]),
             ([*LP, "--rank", "4"], ["--rank is of LoRA and VeRA", "leave it out"]),
@@ -199,8 +204,8 @@ class TestRefusals:
             ("weight_decay=inf", "--set weight_decay=inf:"),
             ("clip=inf", "--set clip=inf:"),
             ("min_learning_rate=inf", "--set min_learning_rate=inf:"),
-            ("head_learning_rates=nan", "--set head_learning_rates=nan: input should be a finite number"),
-            ("head_learning_rates=0.1,nan", "input should be a finite number"),
+            ("head_learning_rates=nan", "--set head_learning_rates=nan: expected a finite number"),
+            ("head_learning_rates=0.1,nan", "expected a finite number"),
             ("head_learning_rates=0.1,0.1", "expected different rates"),
             ("head_learning_rates=0.1,0.10000001", "expected different rates"),
             ("head_learning_rates=-1", "expected different rates"),
@@ -220,9 +225,9 @@ class TestRefusals:
         ("text", "part"),
         [
             ("epochs: [", "it cannot be read"),
-            ("- epochs", "expected settings as `key: value`, found list"),
-            ("", "expected settings as `key: value`, found NoneType"),
-            ("epoch: 3", "unknown setting 'epoch': did you mean epochs"),
+            ("- epochs", "expected settings as `key: value`, found a list"),
+            ("", "expected settings as `key: value`, found nothing"),
+            ("epoch: 3", ".yaml: epoch: unknown setting 'epoch': did you mean epochs"),
             ("epochs: 0", "greater than or equal to 1"),
             ("preset: qick", "unknown preset 'qick': did you mean quick"),
             ("preset: [quick]", "unknown preset"),

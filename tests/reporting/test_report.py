@@ -196,6 +196,14 @@ class TestTheVerb:
             again = (tmp_path / "deep" / "again" / name).read_text()
             assert _undated(again) == _undated(text)
 
+    def test_a_record_that_is_not_complete_is_to_be_completed(self, tmp_path: Path) -> None:
+        cells = tmp_path / "results" / "PHA_icu" / "resnet18" / "LP" / "some-run" / "cells"
+        cells.mkdir(parents=True)
+        (cells / "fold-0.npz").touch()
+        told = r"no complete record: run `peftbench probe` or `peftbench finetune` again, which was stopped, first"
+        with pytest.raises(NotPreparedError, match=told):
+            report(workspace=tmp_path)
+
     def test_an_empty_workspace_names_the_command(self, tmp_path: Path, place: Workspace) -> None:
         with pytest.raises(NotPreparedError, match=r"holds no complete record: run `peftbench prepare"):
             report(workspace=tmp_path)
