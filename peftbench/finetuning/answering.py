@@ -25,11 +25,12 @@ def answer_rows(records: Sequence[Record], place: Workspace, told: Progress) -> 
         each for task in dict.fromkeys(record.config.task for record in records) for each in _controls(task, place)
     ]
     table = compared([*records, *controls], place)
-    lacking = [record.config.task for record in records if not table[record.identity]["control"]]
-    for task in dict.fromkeys(lacking):
+    lacking = [record.config for record in records if not table[record.identity]["control"]]
+    for task, external in dict.fromkeys((config.task, config.external) for config in lacking):
+        where, words = (f" on {external}", f" --external {external}") if external else ("", "")
         told.note(
-            f"{task}: no control is recorded for these folds, and a score means nothing without: `peftbench probe "
-            f"{task}` with the same split, seed, regime and --external makes them in seconds"
+            f"{task}{where}: no control is recorded for these folds, and a score means nothing without: `peftbench "
+            f"probe {task}{words}` with the same split, seed and regime makes them in seconds"
         )
     return [_row(record, table[record.identity], place) for record in records]
 

@@ -21,6 +21,7 @@ from peftbench.finetuning.answering import answer_rows
 from peftbench.finetuning.bench import Bench
 from peftbench.finetuning.external import ExternalTest
 from peftbench.finetuning.feed import Feed, Source
+from peftbench.finetuning.keeping import CHECKPOINTS
 from peftbench.finetuning.runs import FinetuneRun
 from peftbench.finetuning.tracking import Tracker, tracker_of
 from peftbench.finetuning.training import training_of
@@ -273,10 +274,14 @@ def _records(
         record = None if force else run.finished(place)
         record = record or run.make(place, told, force=force)
         found.append(record)
-        if plan.asked.checkpoints == "all" and not record.provenance["checkpoints"]:
+        name, kept = f"{encoder.spec.name} with {run.adaptation.label}", record.provenance["checkpoints"]
+        if plan.asked.checkpoints == "all" and not kept:
+            told.note(f"{name}: its record was made without checkpoints: --force trains it again and keeps them")
+        folder = record.config.folder(place) / CHECKPOINTS
+        if gone := [each for each in kept if not (folder / each).is_file()]:
             told.note(
-                f"{encoder.spec.name} with {run.adaptation.label}: its record was made without checkpoints: --force "
-                "trains it again and keeps them"
+                f"{name}: its scores are whole, but {', '.join(gone)} is no longer in {folder}, so it cannot predict: "
+                "--force trains it again"
             )
         if test is not None:
             feed = _feed(test.pictures, test.there.rows, encoder, device, told)

@@ -286,7 +286,7 @@ class TestBesideAProbe:
         row = row_of_call(place, progress=ear)
         assert (row.control, np.isnan(row.gain_mean)) == ("", True)
         (note,) = [each for each in ear.notes if "no control is recorded" in each]
-        assert f"`peftbench probe {TASK}` with the same split, seed, regime" in note
+        assert f"`peftbench probe {TASK}` with the same split, seed and regime" in note
 
     def test_controls_of_other_folds_are_none_of_its(self, place: Workspace) -> None:
         ear = Ear()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from progress_kit import Ear
 from sklearn.metrics import matthews_corrcoef
 from verb_kit import CNN, SHORT, TASK, Trainings, copied, manifest_of, record_of, records_in, rows_of_call
 
@@ -156,6 +157,14 @@ class TestTheRecord:
         control = next(row for row in probed if row.backbone == away.control)
         assert away.gain_mean == pytest.approx(away.mcc_mean - control.mcc_mean)
         assert away.gain_low <= away.gain_mean <= away.gain_high
+
+    def test_the_note_on_controls_names_the_test_that_has_none(self, mine: Workspace) -> None:
+        peftbench.probe(TASK, workspace=mine, split="3-fold")
+        ear = Ear()
+        pair(mine, progress=ear)
+        (note,) = [each for each in ear.notes if "no control is recorded" in each]
+        assert note.startswith(f"{TASK} on {AWAY}: ")
+        assert f"`peftbench probe {TASK} --external {AWAY}`" in note
 
 
 class TestMadeOnce:

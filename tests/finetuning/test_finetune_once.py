@@ -140,6 +140,14 @@ class TestMadeOnce:
         again(own)
         assert len(trainings) == 0
 
+    def test_of_a_checkpoint_that_is_gone_it_is_said_that_it_cannot_predict(self, own: Workspace) -> None:
+        (gone,) = own.results.rglob("fold-1.safetensors")
+        gone.unlink()
+        ear = Ear()
+        again(own, progress=ear)
+        (note,) = [each for each in ear.notes if "fold-1.safetensors is no longer in" in each]
+        assert "--force trains it again" in note
+
     def test_made_again_without_checkpoints_it_keeps_none_of_the_old(self, own: Workspace) -> None:
         """They would be another training's, whose digests nobody knows."""
         row = again(own, force=True, checkpoints="none")
