@@ -24,7 +24,7 @@ PREEMPTED = 75
 STATUS_SECONDS = 10.0
 """Between two lines on where a job stands, in a log."""
 
-KEYS_SHARE = 0.7
+KEYS_SHARE = 0.85
 """Of a terminal's width that the columns which say what a row is may take, if others are to stand beside them."""
 
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
