@@ -1,5 +1,6 @@
 """The results table for a terminal: a few columns of text."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,10 +65,19 @@ def _row(row: "pd.Series[Any]") -> tuple[str, ...]:
         f"{value['patients']} ({value['event_patients']})",
         f"{value['unit']}s",
         number(figure["prevalence"]),
-        spread(figure["mcc_mean"], figure["mcc_std"]),
-        spread(figure["pr_auc_mean"], figure["pr_auc_std"]),
+        _score(figure, "mcc"),
+        _score(figure, "pr_auc"),
         f"{number(figure['gain_mean'], signed=True)} ({reach})" if gained else ABSENT,
     )
+
+
+def _score(figure: Mapping[str, float], metric: str) -> str:
+    """With its deviation over folds; where there are none to deviate, with its interval if it has one."""
+    mean, std = figure[f"{metric}_mean"], figure[f"{metric}_std"]
+    low, high = (figure.get(f"{metric}_{end}", math.nan) for end in ("low", "high"))
+    if math.isnan(mean) or not math.isnan(std):
+        return spread(mean, std)
+    return number(mean) if math.isnan(low) else f"{number(mean)} ({between(low, high)})"
 
 
 def _named(value: Mapping[str, Any]) -> str:

@@ -31,6 +31,8 @@ from peftbench.protocol.progress import Silent
 from peftbench.protocol.records import read_predictions
 from peftbench.protocol.results import FinetuneRow
 from peftbench.protocol.workspace import Workspace
+from peftbench.reporting.brief import brief
+from peftbench.reporting.words import number
 from stores.errors import StoreError
 
 pytestmark = pytest.mark.slow
@@ -310,3 +312,8 @@ def test_a_report_shows_the_score_at_home_beside(tested: Pair, tmp_path: Path) -
     there = page.partition(f"tested on {AWAY}")[2]
     assert f"within {TASK}" in there
     assert "Not run there" not in there
+    csv = mine.report / "results.csv"
+    (row,) = [each for each in brief(csv).rows if each[0] == f"{TASK} on {AWAY}"]
+    table = pd.read_csv(csv).set_index("external").loc[AWAY]
+    assert row[8] == f"{number(table['mcc_mean'])} ({number(table['mcc_low'])} to {number(table['mcc_high'])})"
+    assert "±" not in row[9]
