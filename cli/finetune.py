@@ -103,12 +103,10 @@ def _table(rows: "list[FinetuneRow]") -> Table:
     """Columns that say something in this answer."""
     drawn, elsewhere = any(row.shots is not None for row in rows), any(row.external for row in rows)
     columns = ["task", *(["tested on"] if elsewhere else []), "backbone", "strategy", "split"]
-    columns += [*([">shots"] if drawn else []), ">folds", ">MCC"]
-    columns += [">PR-AUC", ">prevalence", ">p"]
+    columns += [*([">shots"] if drawn else []), ">folds", ">MCC", ">PR-AUC", ">prevalence", ">p"]
     columns += [">gain over the strongest control", ">learns", ">epochs in all", ">minutes", ">images/s"]
     cells = [_cells(row) for row in rows]
-    title = OVER_FOLDS
-    return Table(title, columns, [[each[name] for name in columns] for each in cells], whole=("backbone", ">MCC"))
+    return Table(OVER_FOLDS, columns, [[each[name] for name in columns] for each in cells], whole=("backbone", ">MCC"))
 
 
 def _cells(row: "FinetuneRow") -> dict[str, str]:

@@ -7,6 +7,7 @@ import typer
 
 from cli.console import Table, TerminalProgress, answer, reported
 from cli.options import DEFAULT_WORKSPACE, DebugOption, JsonOption, WorkspaceOption
+from cli.scores import OVER_FOLDS
 
 
 def report(
@@ -25,8 +26,7 @@ def report(
         with TerminalProgress() as progress:
             result = peftbench.report(workspace=workspace, out=out, progress=progress)
         shown = brief(next(path for path in result.tables if path.endswith(".csv")))
-        title = "mean ± standard deviation over folds; folds are divided by patient"
-        table = Table(title, shown.columns, shown.rows)
+        table = Table(OVER_FOLDS, shown.columns, shown.rows)
         answer(result.to_json(), as_json=as_json, table=table)
         if not as_json and shown.left_out:
             typer.echo(f"{shown.left_out} more rows are in the tables")

@@ -1,7 +1,7 @@
 """Where the forward pass runs and in what precision."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -133,6 +133,20 @@ def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+def sent_back(tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], torch.cuda.Event]:
+    """Tensors of one GPU on their way to the processor's memory, and the moment from which on they are there.
+
+    The copies are queued behind what the GPU has to do now, and do not wait for what it is given later.
+    """
+    here = [torch.empty(each.shape, dtype=each.dtype, pin_memory=True) for each in tensors]
+    for target, each in zip(here, tensors, strict=True):
+        target.copy_(each, non_blocking=True)
+    event: Any = torch.cuda.Event
+    arrived = event()
+    arrived.record(torch.cuda.current_stream(tensors[0].device))
+    return here, arrived
+
+
 class Returned(NamedTuple):
     """Numbers on their way from a device: asked for now, waited for when they are read.
 
@@ -146,14 +160,10 @@ class Returned(NamedTuple):
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> "Returned":
-        """Send a tensor on its way, behind what the GPU has to do now and before what it is given later."""
+        """Send a tensor on its way."""
         if tensor.device.type != "cuda":
             return cls(tensor, None)
-        here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        here.copy_(tensor, non_blocking=True)
-        event: Any = torch.cuda.Event
-        arrived = event()
-        arrived.record(torch.cuda.current_stream(tensor.device))
+        (here,), arrived = sent_back([tensor])
         return cls(here, arrived)
 
     def values(self) -> list[float]:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from peftbench.backbones.card import BackboneCard
-from peftbench.backbones.device import Precision, autocast
+from peftbench.backbones.device import Precision, autocast, sent_back
 from peftbench.backbones.folding import folded
 from peftbench.backbones.loading import Encoder
 
@@ -105,14 +105,8 @@ class Engine:
         if self.device.type != "cuda":
             # Copied: an output may be a view of the input, which the next batch overwrites, or hold a larger tensor.
             return Launched({name: each.to(torch.float32, copy=True) for name, each in outputs.items()}, None)
-        here = {}
-        for name, tensor in outputs.items():
-            here[name] = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=True)
-            here[name].copy_(tensor.float(), non_blocking=True)
-        event: Any = torch.cuda.Event
-        arrived = event()
-        arrived.record(torch.cuda.current_stream(self.device))
-        return Launched(here, arrived)
+        here, arrived = sent_back([each.float() for each in outputs.values()])
+        return Launched(dict(zip(outputs, here, strict=True)), arrived)
 
     @torch.inference_mode()
     def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -25,6 +25,9 @@ OVERHEAD = 1.2
 """What gradients of activations and the libraries' own buffers take beside what is saved."""
 
 
+_SAME_STEP = "(gradients add up to the same step; only batch norms that learn see fewer images at a time)"
+
+
 class Need(NamedTuple):
     """Bytes that a training takes.
 
@@ -148,10 +151,7 @@ def too_large(need: Need, images: int, free: int, name: str) -> str:
     told = f"{name}: a pass of {images} images takes about {need.of(images) / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
     if not fits:
         return f"{told}, too few for one image: free some, take another --device, or add --set checkpointing=true"
-    return (
-        f"{told}: {fits} image{'s' * (fits > 1)} fit, --set micro_batch={fits} (gradients add up to the same step; "
-        "only batch norms that learn see fewer images at a time)"
-    )
+    return f"{told}: {fits} image{'s' * (fits > 1)} fit, --set micro_batch={fits} {_SAME_STEP}"
 
 
 def did_not_fit(images: int, name: str) -> str:
@@ -159,7 +159,7 @@ def did_not_fit(images: int, name: str) -> str:
     told = f"{name}: a pass of {images} image{'s' * (images > 1)} did not fit into the GPU's free memory"
     if images < 2:
         return f"{told}: free some, take another --device, or add --set checkpointing=true"
-    return f"{told}: free some, or take fewer at a time, as with --set micro_batch={images // 2} (it is the same step)"
+    return f"{told}: free some, or take fewer at a time, as with --set micro_batch={images // 2} {_SAME_STEP}"
 
 
 @contextmanager

@@ -9,11 +9,13 @@ from peftbench.backbones import device as module
 from peftbench.backbones.device import (
     FAITHFUL_COSINE,
     GOLDEN_COSINE,
+    Returned,
     check_precision,
     has_bf16,
     pick_device,
     pick_devices,
     pick_precision,
+    sent_back,
 )
 from peftbench.errors import ConfigError, DeviceError
 
@@ -133,3 +135,37 @@ class TestPrecision:
         with pytest.raises(DeviceError, match="fp16 needs a GPU"):
             pick_precision("fp16", CPU, never)
         check_precision("fp16", torch.device("cuda"))
+
+
+def test_what_a_gpu_sends_back_is_copied_and_then_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory and its clock are the processor's here; the order of what is asked for is the real one."""
+    heard: list[str] = []
+
+    class Event:
+        def record(self, stream: str) -> None:
+            heard.append(f"recorded on {stream}")
+
+        def synchronize(self) -> None:
+            heard.append("waited")
+
+    empty = torch.empty
+
+    def pageable(shape: torch.Size, dtype: torch.dtype, *, pin_memory: bool) -> torch.Tensor:
+        assert pin_memory, "only such memory is written without waiting"
+        return empty(shape, dtype=dtype)
+
+    monkeypatch.setattr(torch, "empty", pageable)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+    there = [torch.arange(3.0), torch.ones((2, 2), dtype=torch.float64)]
+    here, arrived = sent_back(there)
+    for each in there:
+        each.zero_()
+    assert [each.tolist() for each in here] == [[0.0, 1.0, 2.0], [[1.0, 1.0], [1.0, 1.0]]]
+    assert [each.dtype for each in here] == [torch.float32, torch.float64]
+    assert Returned(here[0], arrived).values() == [0.0, 1.0, 2.0]
+    assert heard == ["recorded on the stream of cpu", "waited"]
+
+
+def test_what_the_processor_has_is_there_already() -> None:
+    assert Returned.of(torch.tensor([1.0, 2.0])).arrived is None

@@ -247,3 +247,4 @@ def test_a_gpu_that_was_fuller_than_it_said_is_a_sentence(images: int, advice: s
     assert told.startswith(f"vit with LoRA r8: a pass of {images} image")
     assert told.count("--set") == 1
     assert advice in told
+    assert ("only batch norms that learn" in told) == (images > 1)
