@@ -68,7 +68,7 @@ STYLE = (
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 1.0625rem/1.55 var(--serif);
   overflow-wrap: break-word; }
-main, header.top, footer { max-width: 62rem; margin: 0 auto; padding: 0 1.5rem; }
+main, header.top, footer { max-width: 76rem; margin: 0 auto; padding: 0 1.5rem; }
 header.top { padding-top: 3.5rem; }
 h1 { font-size: 2.05rem; line-height: 1.18; font-weight: 600; letter-spacing: -.012em; margin: 0 0 .6rem;
   text-wrap: balance; }

@@ -318,13 +318,33 @@ def _page_of_fine_tuned() -> str:
     return page(report_kit.tuned_sections(records), records, {}, "now")
 
 
+def _measured(text: str, width: int, told: str, tmp_path: Path) -> list[int]:
+    """Whole numbers that a page in a frame of that width says of itself.
+
+    A frame, because a headless window is never narrower than 500 pixels.
+    """
+    document = html.escape(text)
+    frame = f'<iframe style="border:0;width:{width}px;height:900px" srcdoc="{document}"></iframe>'
+    script = (
+        "onload = () => { const page = document.querySelector('iframe').contentDocument.documentElement;"
+        f"document.title = `widths ${{[{told}].join(' ')}}`; }}"
+    )
+    (tmp_path / "frame.html").write_text(f"<!doctype html><meta charset=utf-8>{frame}<script>{script}</script>")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [str(CHROMIUM), *options, "--virtual-time-budget=5000", "--dump-dom", (tmp_path / "frame.html").as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    found = re.search(r"<title>widths ([\d ]+)</title>", shown)
+    assert found, shown[:500]
+    return [int(each) for each in found[1].split()]
+
+
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on this machine")
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("which", ["usual", "long names", "everything", "fine-tuned"])
 def test_the_page_never_overflows_sideways(written: dict[str, str], width: int, which: str, tmp_path: Path) -> None:
-    """A frame of that width, because a headless window is never narrower than 500 pixels; what is folded is open."""
+    """With what is folded open."""
     made = {
         "usual": lambda: written["report.html"],
         "long names": _page_of_long_names,
@@ -332,19 +352,8 @@ def test_the_page_never_overflows_sideways(written: dict[str, str], width: int, 
         "fine-tuned": _page_of_fine_tuned,
     }
     text = made[which]().replace("<details>", "<details open>")
-    document = html.escape(text)
-    frame = f'<iframe style="border:0;width:{width}px;height:900px" srcdoc="{document}"></iframe>'
-    script = (
-        "onload = () => { const page = document.querySelector('iframe').contentDocument.documentElement;"
-        "document.title = `widths ${page.clientWidth} ${page.scrollWidth} ${page.querySelectorAll('svg').length}`; }"
-    )
-    (tmp_path / "frame.html").write_text(f"<!doctype html><meta charset=utf-8>{frame}<script>{script}</script>")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command = [str(CHROMIUM), *options, "--virtual-time-budget=5000", "--dump-dom", (tmp_path / "frame.html").as_uri()]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    found = re.search(r"<title>widths (\d+) (\d+) (\d+)</title>", shown)
-    assert found, shown[:500]
-    inside, needed, figures = map(int, found.groups())
+    told = "page.clientWidth, page.scrollWidth, page.querySelectorAll('svg').length"
+    inside, needed, figures = _measured(text, width, told, tmp_path)
     assert figures == text.count("<svg")
     assert width - 20 <= inside <= width
     assert needed <= inside
@@ -507,3 +516,20 @@ def test_axis_is_round_and_holds_the_values(values: list[float], ends: tuple[flo
     axis = Axis.over(values, (-1.0, 1.0))
     assert (axis.low, axis.high) == pytest.approx(ends)
     assert len(axis.ticks) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on this machine")
+def test_on_a_usual_screen_no_column_of_many_splits_and_strategies_is_out_of_sight(tmp_path: Path) -> None:
+    """The last one is the gain, which matters most."""
+    null = {**report_kit.NULL, "permutations": 9}
+    single = [
+        report_kit.tuned("efficientnet-lite0", [0.5], each, scheme="hold-out", null=null) for each in ("LP", "FFT")
+    ]
+    records = [*report_kit.fine_tuned(), *single]
+    text = page(report_kit.tuned_sections(records), records, {}, "now")
+    told = "...[...page.querySelectorAll('.scroll')].map(each => each.scrollWidth - each.clientWidth)"
+    hidden = _measured(text, 1280, told, tmp_path)
+    assert hidden
+    assert max(hidden) == 0
